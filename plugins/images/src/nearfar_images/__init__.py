@@ -1,0 +1,25 @@
+"""nearfar for images."""
+
+from __future__ import annotations
+
+from nearfar.plugin import Plugin
+
+PLUGIN = Plugin(
+    name="images",
+    summary="pretrain, evaluate and export image encoders",
+    systems="nearfar_images.systems",
+    commands={
+        "train": "nearfar_images.commands:train",
+        "evaluate": "nearfar_images.commands:evaluate",
+        "embed": "nearfar_images.commands:embed",
+        "neighbours": "nearfar_images.commands:neighbours",
+        "export": "nearfar_images.commands:export",
+    },
+    help={
+        "train": "train a system on your images: train RECIPE --data.root FOLDER",
+        "evaluate": "kNN, probes, retrieval and geometry of a run's features",
+        "embed": "write the features of a folder of images",
+        "neighbours": "nearest images of a query",
+        "export": "write the encoder as safetensors or ONNX",
+    },
+)
