@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from nearfar import plugin
 from nearfar.checks import expect, expect_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 KINDS = ("train", "pipeline", "inference", "tool", "analysis", "baseline")
 EVIDENCE = ("code", "text", "rebuilt")
@@ -24,6 +28,12 @@ class Claim:
     direction: Literal["higher", "lower"] = "higher"
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        expect_choice("claim: direction", self.direction, ("higher", "lower"))
+        expect(len(self.order) >= 2, "claim: order", "two arms or more", self.order)
+        expect(len(set(self.order)) == len(self.order), "claim: order", "each arm once", self.order)
+        expect(self.margin >= 0, "claim: margin", "0 or more", self.margin)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Taxonomy:
@@ -33,6 +43,13 @@ class Taxonomy:
     negative: Literal["batch", "memory", "mined", "metadata", "none"]
     key: Literal["shared", "momentum", "frozen"]
     loss: Literal["probabilistic", "energy", "mutual_information", "regression", "clustering"]
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(Taxonomy).items():
+            expect_choice(f"taxonomy: {name}", getattr(self, name), get_args(hint))
+
+
+POSITIVES: tuple[str, ...] = get_args(get_type_hints(Taxonomy)["positive"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +84,24 @@ class System:
     export: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        slug = bool(re.fullmatch(r"[a-z][a-z0-9_]*", self.slug))
+        expect(slug, "card: slug", "lower case letters, digits and underscores", repr(self.slug))
         expect_choice(f"card {self.slug}: kind", self.kind, KINDS)
         expect_choice(f"card {self.slug}: evidence", self.evidence, EVIDENCE)
-        runs = self.kind in ("train", "pipeline", "baseline")
-        expect(bool(self.recipe) == runs, f"card {self.slug}: recipe", "a recipe exactly for kinds that train", self.recipe)
+        expect(bool(self.recipe) == self.trains, f"card {self.slug}: recipe", "one exactly for kinds that train", self.recipe)
         expect(bool(self.recipe) or bool(self.entry), f"card {self.slug}: entry", "an entry", self.entry)
 
+    @property
+    def trains(self) -> bool:
+        """Whether the system has a recipe to train by."""
+        return self.kind in ("train", "pipeline", "baseline")
+
     def to_dict(self) -> dict[str, Any]:
+        """The card as plain values."""
         return asdict(self)
 
 
-def systems(names: list[str] | None = None) -> list[System]:
+def systems(names: Iterable[str] | None = None) -> list[System]:
     """Cards of the installed plugins (or of those named), by plugin and slug."""
     chosen = list(plugin.installed()) if names is None else names
     cards = [card for name in chosen for card in plugin.load(name).cards()]
@@ -89,3 +113,18 @@ def system(slug: str) -> System:
     cards = {card.slug: card for card in systems()}
     expect_choice("system", slug, sorted(cards))
     return cards[slug]
+
+
+def select(cards: Iterable[System], *, plugin: str = "", kind: str = "", positive: str = "") -> list[System]:
+    """The cards that fit every condition given; a plugin's cards include those it lists by alias."""
+    if kind:
+        expect_choice("kind", kind, KINDS)
+    if positive:
+        expect_choice("positive", positive, POSITIVES)
+    return [
+        card
+        for card in cards
+        if (not plugin or plugin == card.plugin or plugin in card.also)
+        and (not kind or kind == card.kind)
+        and (not positive or (card.taxonomy is not None and positive == card.taxonomy.positive))
+    ]

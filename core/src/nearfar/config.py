@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from nearfar.checks import expect, expect_positive
 
 if TYPE_CHECKING:
-    from nearfar.method import Method
+    from torch import nn
+
+    from nearfar.method import Method, Views
 
 
 def _fraction(name: str, value: float) -> None:
@@ -149,8 +151,8 @@ class EncoderConfig:
 class MethodConfig:
     """Base of the configs that build a Method; a system subclasses it."""
 
-    def build(self, info: DataInfo, encoder: object) -> Method:
-        """The method for data described by `info`, around an encoder module."""
+    def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
+        """The method for data described by `info`, around an encoder and a maker of views."""
         raise TypeError(f"{type(self).__name__} does not define build")
 
 
@@ -338,7 +340,7 @@ class ContrastConfig(MethodConfig):
             self.pairs == "views" or self.loss == "supcon", "method.loss", "'supcon' with pairs 'labels'", self.loss
         )
 
-    def build(self, info: DataInfo, encoder: object) -> Method:
+    def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
         from nearfar.methods.contrast import Contrast
 
-        return Contrast(self, info, encoder)  # type: ignore[arg-type]
+        return Contrast(self, encoder, views)

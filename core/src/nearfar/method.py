@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nearfar.batch import Batch
+from nearfar.batch import Batch, View
 from nearfar.rng import Rng
 
 
@@ -61,6 +61,18 @@ class Terms:
             raise ValueError("terms: expected at least one term, received none")
         parts = [self.weights[name] * value for name, value in self.values.items()]
         return torch.stack([part.float() for part in parts]).sum()
+
+
+class Views(Protocol):
+    """What makes views of one modality, e.g. `nearfar.views.ImageViews`."""
+
+    def __call__(self, data: Any, index: Tensor, rng: Rng) -> list[View]:
+        """Random views of a batch; a function of (rng, index) alone."""
+        ...
+
+    def plain(self, data: Any) -> Tensor:
+        """The batch as evaluation sees it, without randomness."""
+        ...
 
 
 class Engine(Protocol):

@@ -6,12 +6,13 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nearfar.checks import expect_choice
+from nearfar.checks import expect, expect_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from nearfar.catalog import System
     from nearfar.recipe import Recipe
@@ -35,7 +36,8 @@ class Plugin:
         summary: one line.
         systems: dotted package with one module a system; each module holds CARD (a System) and RECIPES, a dict from
             recipe name to a function without arguments that returns a Recipe. These modules import no torch.
-        commands: word -> "module:function"; the function takes the remaining arguments as a list.
+        commands: word -> "module:function"; the function takes the remaining arguments as a list and returns None or
+            an exit code.
         help: word -> one line.
     """
 
@@ -50,30 +52,57 @@ class Plugin:
         package = importlib.import_module(self.systems)
         yield from sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.name[0] != "_")
 
+    def module(self, name: str) -> ModuleType:
+        """The system module of that name."""
+        return importlib.import_module(f"{self.systems}.{name}")
+
     def cards(self) -> list[System]:
         """The cards of every system of this plugin."""
-        return [importlib.import_module(f"{self.systems}.{name}").CARD for name in self.modules()]
+        return [self.module(name).CARD for name in self.modules()]
 
     def recipes(self) -> dict[str, str]:
         """Recipe name -> module that defines it."""
-        found = {}
-        for name in self.modules():
-            module = importlib.import_module(f"{self.systems}.{name}")
-            found.update(dict.fromkeys(module.RECIPES, name))
+        found: dict[str, str] = {}
+        for module in self.modules():
+            for name in self.module(module).RECIPES:
+                expect(name not in found, f"{self.name} recipe {name!r}", "one module", f"{found.get(name)} and {module}")
+                found[name] = module
         return found
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of that name; a system's slug is the name of its main recipe, and only that module is loaded."""
+        """The recipe of that name, dashes or underscores.
+
+        A system's slug is the name of its main recipe; then only that system's module is loaded.
+        """
         name = name.replace("-", "_")
-        owner = name if name in set(self.modules()) else self.recipes().get(name)
-        if owner is None:
-            expect_choice(f"{self.name} recipe", name, sorted(self.recipes()))
-        return importlib.import_module(f"{self.systems}.{owner}").RECIPES[name]()
+        if name in set(self.modules()) and name in self.module(name).RECIPES:
+            return self.module(name).RECIPES[name]()
+        owners = self.recipes()
+        expect_choice(f"{self.name} recipe", name, sorted(owners))
+        return self.module(owners[name]).RECIPES[name]()
+
+    def command(self, word: str) -> Callable[[list[str]], int | None]:
+        """The function behind a command's word."""
+        expect_choice(f"{self.name} command", word, self.commands)
+        return locate(self.commands[word])
+
+
+def locate(spec: str) -> Any:
+    """The object that "module:name" stands for; this imports the module, so call it on trusted text only."""
+    module, _, name = spec.partition(":")
+    expect(bool(module) and name.isidentifier(), "code", "'module:name'", repr(spec))
+    loaded = importlib.import_module(module)
+    expect(hasattr(loaded, name), "code", f"a name that module {module} defines", repr(name))
+    return getattr(loaded, name)
 
 
 def installed() -> dict[str, EntryPoint]:
     """Entry points of the installed plugins by name; nothing is imported."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        other = found.setdefault(point.name, point)
+        expect(other.value == point.value, f"plugin {point.name!r}", "one distribution", f"{other.value}, {point.value}")
+    return found
 
 
 def load(name: str) -> Plugin:
@@ -83,12 +112,18 @@ def load(name: str) -> Plugin:
         if name in INSTALL:
             raise ModuleNotFoundError(f"plugin {name!r} is not installed; install it with: {INSTALL[name]}")
         expect_choice("plugin", name, sorted({*points, *INSTALL}))
-    return points[name].load()
+    try:
+        found = points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"plugin {name!r} is installed but does not import: {error}") from error
+    expect(isinstance(found, Plugin), f"plugin {name!r}", "a nearfar.plugin.Plugin", repr(found), TypeError)
+    expect(found.name == name, f"plugin {name!r}", "a Plugin of the same name", repr(found.name))
+    return found
 
 
 def load_recipe(qualified: str) -> Recipe:
     """The recipe "plugin/name"; only registered names resolve."""
     plugin, _, name = qualified.partition("/")
-    if not name:
+    if not plugin or not name:
         raise ValueError(f"recipe: expected 'plugin/name', received {qualified!r}")
     return load(plugin).recipe(name)

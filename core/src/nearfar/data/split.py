@@ -1,0 +1,54 @@
+"""Holding out samples for validation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nearfar.checks import expect
+from nearfar.data.source import Data, Source, Subset
+
+
+def holdout(source: Source, share: float, seed: int = 0) -> Data:
+    """Holds ceil(share * N) samples out, each class in proportion where there are labels.
+
+    A pure function of (labels, N, share, seed). Both parts keep the order of the source and each sample its index.
+
+    Args:
+        source: the whole.
+        share: of the samples, in [0, 1); 0 leaves an empty validation part.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: fewer than two samples, or fewer than two left to learn from.
+    """
+    total = len(source)
+    expect(0 <= share < 1, "data.validation", "a share in [0, 1)", share)
+    expect(total >= 2, source.name, "at least 2 samples, since a lone one has nothing to be compared with", total)
+    num_test = math.ceil(round(share * total, 9))
+    expect(
+        total - num_test >= 2, "data.validation", f"a share that leaves 2 of {total} samples to learn from", share
+    )
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, total])))
+    order = rng.permutation(total)
+    if source.labels is not None:
+        order = _interleave(order, np.asarray(source.labels))
+    held = np.zeros(total, dtype=bool)
+    held[order[:num_test]] = True
+    train, test = np.flatnonzero(~held), np.flatnonzero(held)
+    return Data(Subset(source, train), Subset(source, test, f"{source.name} (held out)"), holdout=True)
+
+
+def _interleave(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Reorders so that every prefix holds each class in proportion, to within one sample a class.
+
+    The r-th of a class's n samples stands at (r + 1/2) / n of the way; ties keep the given order.
+    """
+    shuffled = labels[order]
+    by_class = np.argsort(shuffled, kind="stable")
+    counts = np.bincount(shuffled)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.empty(len(order))
+    rank[by_class] = (np.arange(len(order)) - starts + 0.5) / np.repeat(counts, counts)
+    return order[np.argsort(rank, kind="stable")]

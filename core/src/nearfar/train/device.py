@@ -1,0 +1,44 @@
+"""The Accelerator of a run: device, precision, process group."""
+
+from __future__ import annotations
+
+import atexit
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+
+from nearfar.checks import expect
+from nearfar.config import TrainerConfig
+
+
+def accelerator(config: TrainerConfig) -> Accelerator:
+    """An Accelerator for one run; buffers are not broadcast, since every process computes the same ones."""
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    expect(
+        config.precision != "fp16" or not cpu, "trainer.precision", "'no' or 'bf16' on a CPU", config.precision
+    )  # fmt: skip
+    if AcceleratorState._shared_state:  # a former run of this process may have used another precision
+        AcceleratorState._reset_state()
+    ours = not torch.distributed.is_initialized()
+    options: dict[str, Any] = {}
+    if config.trackers:
+        options = {"log_with": list(config.trackers), "project_dir": str(Path(config.output or "runs"))}
+    made = Accelerator(
+        cpu=cpu,
+        mixed_precision=config.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        **options,
+    )
+    if ours and torch.distributed.is_initialized():  # whoever opened the process group closes it, at the end
+        atexit.register(_close)
+    return made
+
+
+def _close() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,55 @@
+"""Features of a whole source from a method in evaluation mode, on one process or shared among several."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nearfar import distributed
+from nearfar.batch import to
+from nearfar.data import Loader, Source
+from nearfar.method import Method
+from nearfar.samplers import Sequential
+
+
+@torch.inference_mode()
+def extract(
+    method: Method,
+    source: Source,
+    *,
+    output: str = "default",
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Features and indices of every sample without augmentation.
+
+    Args:
+        method: its `features` is called in evaluation mode; the mode it was in is put back.
+        source: what is embedded.
+        output: one of the method's `outputs`.
+        batch_size: samples a forward over all processes.
+        workers: loader processes.
+        device: where the method is.
+
+    Returns:
+        Features [N, D] float32 and indices [N], on the CPU, in the source's order; the same on every process.
+
+    Raises:
+        ValueError: the method has no such output.
+    """
+    if output not in method.outputs:
+        raise ValueError(f"output: expected one of {', '.join(method.outputs)}, received {output!r}")
+    was_training = method.training
+    method.eval()
+    sampler = Sequential(len(source), batch_size)
+    loader = Loader(source, sampler, workers=workers, rank=distributed.rank(), world=distributed.world())
+    rows, indices = [], []
+    for batch in loader.epoch(0):
+        batch = to(batch, device, non_blocking=True)
+        feature = method.features(batch, output).float()
+        # Every process holds a slice of each global batch, so gathering per batch keeps the order.
+        rows.append(distributed.gather(feature, grad=False).cpu())
+        indices.append(distributed.gather(batch["index"], grad=False).cpu())
+    method.train(was_training)
+    return torch.cat(rows).clone(), torch.cat(indices).clone()

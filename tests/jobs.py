@@ -1,0 +1,76 @@
+"""Work that tests run in a process of its own, to be killed, signalled or compared."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
+from nearfar.data import Data
+from nearfar.train import Run, Trainer
+from toys import Toy, Vectors
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["nearfar.train", "toys", "jobs"])
+
+
+def run(function: Callable[..., Any], *args: Any, timeout: float = 120) -> int:
+    """Exit code of a function called in a fresh process; negative: the signal that ended it."""
+    process = _context.Process(target=function, args=args)
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError(f"{function.__name__} ran longer than {timeout} s")
+    return process.exitcode
+
+
+def train_toy(
+    output: str,
+    resume: bool = False,
+    kill_at: int = 0,
+    signum: int = 0,
+    workers: int = 0,
+    checkpoint_every: int = 0,
+    changes: dict[str, Any] | None = None,
+) -> Run:
+    """Three epochs of five steps, with dropout, a buffer that follows the embedding, and scores each epoch."""
+    torch.set_num_threads(1)
+    torch.manual_seed(7)
+    method = Toy(dropout=0.3, centre=True)
+
+    def callback(trainer: Trainer, row: dict[str, Any]) -> None:
+        if kill_at and trainer.step == kill_at:
+            os.kill(os.getpid(), signum or signal.SIGKILL)
+
+    options: dict[str, Any] = {
+        "epochs": 3, "batch_size": 8, "log_every": 1, "evaluate_every": 1, "checkpoint_every": checkpoint_every,
+        "output": output, "progress": False, "device": "cpu",
+    } | (changes or {})  # fmt: skip
+    trainer = Trainer(
+        method,
+        Data(train=Vectors(40), test=Vectors(15, seed=3)),
+        TrainerConfig(**options),
+        optimiser=OptimiserConfig(lr=0.01, warmup_epochs=1),
+        evaluate=EvaluateConfig(num_neighbours=3, per_class=2, few_label_draws=2),
+        workers=workers,
+        callbacks=[callback],
+    )
+    return trainer.fit(resume=resume)
+
+
+def result(output: Path) -> tuple[bytes, bytes, dict[str, Any]]:
+    """What must repeat to the bit: the last model's file, the metrics, the scores."""
+    run = Run(output)
+    return (
+        (run.checkpoint("last") / "model.safetensors").read_bytes(),
+        (output / "metrics.jsonl").read_bytes(),
+        run.scores,
+    )
