@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ class Vectors:
     def __init__(self, num: int = 40, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         centres = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
-        self.y = torch.arange(num) % 3
+        self.labels = np.arange(num) % 3
+        self.y = torch.from_numpy(self.labels)
         self.x = centres[self.y] + 0.3 * torch.randn(num, 8, generator=generator)
 
     def __len__(self) -> int:
@@ -32,8 +34,8 @@ class Vectors:
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {"index": i, "x": self.x[i], "label": int(self.y[i])}
 
-    def labels(self) -> Tensor:
-        return self.y
+    def path(self, i: int) -> str:
+        return f"vectors:{i}"
 
     def fingerprint(self) -> str:
         return f"vectors-{len(self)}"

@@ -82,7 +82,8 @@ def _wait(processes: list[subprocess.Popen], folder: str, timeout: float) -> Non
 def _main(folder: str, file: str, name: str) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     spec = importlib.util.spec_from_file_location("launched", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["launched"] = module
     spec.loader.exec_module(module)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.launch import launch
 from torch import Tensor, nn
 
+from distributed.launch import launch
 from nearfar import distributed
 
 SIZES = {2: (5, 2), 3: (4, 0, 3)}

@@ -19,8 +19,9 @@ class Teacher(nn.Module):
         student: copied at once; the teacher holds no reference to it.
         momentum: m in [0, 1]; 0 copies the student, 1 never moves.
         mode: "train" normalises by the statistics of the teacher's own batch, as MoCo does; "eval" by the running
-            ones; dropout follows the mode too. The choice is the teacher's own: calling train() or eval() on a module around it does not change it.
-            Modules that the student held in eval mode when it was copied (frozen batch norms) stay in eval mode.
+            ones; dropout follows the mode too. The choice is the teacher's own: calling train() or eval() on a module
+            around it does not change it. Modules that the student held in eval mode when it was copied (frozen batch
+            norms) stay in eval mode.
         buffers: "copy" takes the student's buffers at every update; "average" moves those of floating dtype like
             parameters and takes the others. Buffers that the teacher's own forward writes (batch statistics in mode
             "train") are replaced by this too.
@@ -48,7 +49,7 @@ class Teacher(nn.Module):
         expect_choice("buffers", buffers, ("copy", "average"))
         self.momentum, self.mode, self.buffers_rule = momentum, mode, buffers
         self.module = copy.deepcopy(student).requires_grad_(False)
-        # modules in eval mode inside one that trains were frozen on purpose; by name, since a conversion may replace them
+        # eval mode inside a module that trains was set on purpose; by name, since a conversion may replace modules
         self._frozen = [name for name, m in student.named_modules() if student.training and not m.training]
         self.train(self.training)
 

@@ -47,7 +47,7 @@ class Contrast(Method):
         self.field = field
         self.encoder = encoder
         self.head = Head(int(encoder.feature_dim), config.head)  # type: ignore[arg-type]
-        dim = self.head.dim_out
+        dim = self.head.dim
         self.predictor = Head(dim, config.predictor)
         self.teacher: Teacher | None = None
         if config.key_encoder != "shared":

@@ -53,9 +53,9 @@ def keep_batch(folder: Path, step: int, batch: Batch) -> Path:
 def report(trainer: Trainer) -> Path:
     """Writes the run's page: curves, scores before and after, a map of the embedding, neighbours, samples of views."""
     run = trainer.run
-    source = trainer.data.test if trainer.data.test is not None and len(trainer.data.test) > 2 else trainer.data.train
+    source = trainer.data.test if len(trainer.data.test) > 2 else trainer.data.train
     features, _ = trainer.features(source=source)
-    labels = source.labels()
+    labels = None if source.labels is None else torch.from_numpy(source.labels)
     rows = [row for row in run.metrics if "loss" in row]
     pages.write_report(
         run.report,

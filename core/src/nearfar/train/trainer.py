@@ -17,7 +17,7 @@ from nearfar.batch import Batch, to
 from nearfar.batch import size as batch_size
 from nearfar.checks import expect
 from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
-from nearfar.data import Data, Loader, Source, as_source
+from nearfar.data import Data, Loader, Source, without_test
 from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry
 from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
@@ -65,7 +65,7 @@ class Trainer:
         callbacks: Sequence[Callable[[Trainer, dict[str, Any]], None]] = (),
     ) -> None:
         self.method = method
-        self.data = data if isinstance(data, Data) else Data(train=as_source(data), test=None)
+        self.data = data if isinstance(data, Data) else without_test(data)
         self.config = config or TrainerConfig()
         self.optimiser = optimiser or OptimiserConfig()
         self.evaluate_config = evaluate or EvaluateConfig()
@@ -329,18 +329,16 @@ class Trainer:
         """Features [N, D] and indices [N] of a whole source, on the CPU, in the source's order."""
         from nearfar.train.features import extract
 
-        source = source or (self.data.train if train or self.data.test is None else self.data.test)
+        source = source or (self.data.train if train else self.data.test)
         return extract(self.method, source, output=output, batch_size=self.config.batch_size, workers=self.workers,
                        device=self.accelerator.device)  # fmt: skip
 
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
         """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
         train, test = self.data.train, self.data.test
-        if test is None or len(test) == 0:
+        if len(test) == 0 or train.labels is None or test.labels is None:
             return {}
-        train_y, test_y = train.labels(), test.labels()
-        if train_y is None or test_y is None:
-            return {}
+        train_y, test_y = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
         was_training, state = self.method.training, randomness.capture()
         train_x, _ = self.features(source=train)
         test_x, _ = self.features(source=test)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,14 +31,23 @@ class Encoder(nn.Module):
         name: what `build` was asked for, "auto" resolved.
         feature_dim: width of the features.
         classifier: key prefixes of the classifier that was taken off, so that weights which hold one still load.
+        arguments: what the library's constructor was given besides the name.
     """
 
-    def __init__(self, model: nn.Module, name: str, feature_dim: int, classifier: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        feature_dim: int,
+        classifier: tuple[str, ...] = (),
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.name = name
         self.feature_dim = feature_dim
         self.classifier = classifier
+        self.arguments = arguments or {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, feature_dim] of float images [B, C, H, W]."""
@@ -66,8 +76,8 @@ def build(config: EncoderConfig, shape: tuple[int, ...]) -> Encoder:
     """The encoder that a config names, for images of one shape.
 
     Args:
-        config: its `name` is "auto", "convnet", "tiny-vit", "timm/NAME" or "torchvision/NAME"; a residual net's name may
-            end in "+small-stem" for a 3 x 3 first convolution of stride 1 without max-pooling, which small images need.
+        config: its `name` is "auto", "convnet", "tiny-vit", "timm/NAME" or "torchvision/NAME"; a residual net's name
+            may end in "+small-stem" for a 3 x 3 first convolution of stride 1 without max-pooling, which small images need.
             "auto" is the convnet up to 48 pixels, timm/resnet18 above, with the small stem up to 64.
         shape: (C, H, W) of the images.
 
@@ -107,9 +117,8 @@ def resolve(name: str, shape: tuple[int, ...]) -> str:
     near = [n for n in everywhere if n.partition("/")[2] == name]  # the library was left out
     near = near or difflib.get_close_matches(name, everywhere, n=3, cutoff=0.6)
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    raise ValueError(
-        f"encoder.name: expected 'auto', 'convnet', 'tiny-vit', 'timm/NAME' or 'torchvision/NAME', received {name!r}{hint}"
-    )
+    expected = "one of 'auto', 'convnet', 'tiny-vit', 'timm/NAME' and 'torchvision/NAME'"
+    raise ValueError(f"encoder.name: expected {expected}, received {name!r}{hint}")
 
 
 @dataclass(frozen=True)
@@ -163,32 +172,34 @@ def _timm(name: str, rest: str, shape: tuple[int, ...]) -> Encoder:
 
     base = rest.removesuffix(SMALL_STEM)
     card = timm.get_pretrained_cfg(base)
-    sized = {"img_size": shape[1:]} if card is not None and card.fixed_input_size else {}
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": shape[0]}
+    if card is not None and card.fixed_input_size:
+        arguments["img_size"] = tuple(shape[1:])
     try:
-        model = timm.create_model(base, pretrained=False, num_classes=0, in_chans=shape[0], **sized)
+        model = timm.create_model(base, pretrained=False, **arguments)
     except (AssertionError, ValueError) as error:
         raise ValueError(f"encoder {name!r} refuses images of shape {shape}: {error}") from error
     if rest.endswith(SMALL_STEM):
         _small_stem(model, name)
     classifier = card.classifier if card is not None else ()
     keys = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    return Encoder(model, name, int(model.head_hidden_size or model.num_features), keys)
+    return Encoder(model, name, int(model.head_hidden_size or model.num_features), keys, arguments)
 
 
 def _torchvision(name: str, rest: str, shape: tuple[int, ...]) -> Encoder:
     from torchvision import models
 
     base = rest.removesuffix(SMALL_STEM)
-    options: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
     if base in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "init_weights": True}
+        arguments = {"aux_logits": False, "init_weights": True}
     elif base.startswith("vit_"):
         expect(shape[1] == shape[2], f"encoder {name!r}", "square images", shape)
-        options = {"image_size": shape[1]}
+        arguments = {"image_size": shape[1]}
     elif base.startswith("maxvit"):
-        options = {"input_size": shape[1:]}
+        arguments = {"input_size": tuple(shape[1:])}
     try:
-        model = models.get_model(base, weights=None, **options)
+        model = models.get_model(base, weights=None, **arguments)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ValueError(f"encoder {name!r} refuses images of shape {shape}: {error}") from error
     if shape[0] != 3:
@@ -196,7 +207,7 @@ def _torchvision(name: str, rest: str, shape: tuple[int, ...]) -> Encoder:
     if rest.endswith(SMALL_STEM):
         _small_stem(model, name)
     classifier, feature_dim = _remove_classifier(model)
-    return Encoder(model, name, feature_dim, (classifier,))
+    return Encoder(model, name, feature_dim, (classifier,), arguments)
 
 
 def _remove_classifier(model: nn.Module) -> tuple[str, int]:
@@ -209,7 +220,12 @@ def _remove_classifier(model: nn.Module) -> tuple[str, int]:
     parent, _, child = key.rpartition(".")
     owner = model.get_submodule(parent)
     setattr(owner, child, nn.Identity())
-    if isinstance(owner, nn.Sequential) and child.isdigit() and int(child) and isinstance(owner[int(child) - 1], nn.Dropout):
+    if (
+        isinstance(owner, nn.Sequential)
+        and child.isdigit()
+        and int(child)
+        and isinstance(owner[int(child) - 1], nn.Dropout)
+    ):
         owner[int(child) - 1] = nn.Identity()
     return key, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
@@ -255,4 +271,3 @@ def _torchvision_map(model: nn.Module) -> list[nn.Module] | None:
     if "trunk_output" in parts:  # regnet
         return [parts["stem"], parts["trunk_output"]]
     return None
-

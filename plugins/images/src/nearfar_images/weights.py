@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nearfar.checks import expect, expect_choice
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "student", "teacher")
 # Of several copies in one file the trained one is meant, not the one that follows it.
 FOLLOWERS = ("teacher", "momentum", "ema", "target", "encoder_k", "key_encoder")
 
@@ -71,7 +71,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         try:
             return load_file(place)
         except SafetensorError as error:
-            raise ValueError(f"weights {path}: expected a safetensors file, received one that does not read: {error}") from None
+            raise ValueError(
+                f"weights {path}: expected a safetensors file, received one that does not read: {error}"
+            ) from None
     try:
         data: Any = torch.load(place, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; all mean that the file is not plain weights
@@ -97,7 +99,7 @@ def _prefix(found: dict[str, Tensor], wanted: set[str]) -> str | None:
             start = dot + 1
     if not hits:
         return None
-    return min(hits, key=lambda p: (-hits[p], any(word in p for word in FOLLOWERS), len(p), p))
+    return min(hits, key=lambda p: (-hits[p], any(part.startswith(FOLLOWERS) for part in p.split(".")), len(p), p))
 
 
 def _some(keys: dict[str, Tensor], text: str) -> str:
