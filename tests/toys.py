@@ -53,9 +53,7 @@ class Toy(Method):
             nn.Linear(8, 16), layer(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 8)
         )
         self.cache = "exact" if norm == "layer" else "no: batch normalisation"
-        self.centre: Tensor | None = None
-        if centre:
-            self.register_buffer("centre", torch.zeros(8))
+        self.register_buffer("centre", torch.zeros(8) if centre else None)
 
     def views(self, batch: Batch, rng: Rng) -> Batch:
         x, index = batch["x"], batch["index"]

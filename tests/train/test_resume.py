@@ -109,6 +109,6 @@ def test_what_stands_in_a_run_folder(tmp_path: Path) -> None:
     rows = [r for r in run.metrics if "loss" in r]
     assert [r["step"] for r in rows] == list(range(1, 16))
     assert not any("second" in key or "busy" in key for row in rows for key in row)
-    assert {"alignment", "uniformity", "effective_rank", "dead"} <= set(rows[0])
+    assert {"alignment", "uniformity", "effective_rank", "dead_dimensions"} <= set(rows[0])
     assert {"before", "after"} == set(run.scores)
     assert json.loads((run.path / "checkpoints" / "best.json").read_text())["monitor"] == "knn"

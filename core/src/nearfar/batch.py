@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor
 
+from nearfar import distributed
 from nearfar.checks import expect
 from nearfar.collate import collate
 from nearfar.ragged import Ragged, expect_integers
@@ -82,8 +82,6 @@ class Pairs:
         return self._moved((place[ends[0]] >= 0) & (place[ends[1]] >= 0), lambda number: place[number])
 
     def _gather(self, offset: int) -> Pairs:
-        from nearfar import distributed
-
         all_rows = torch.ones(len(self), dtype=torch.bool, device=self.first.device)
         moved = self._moved(all_rows, lambda number: number + offset)
         parts = [None if part is None else distributed.gather(part, grad=False) for part in _fields(moved).values()]
@@ -187,10 +185,8 @@ def gather(batch: Batch) -> Batch:
 
     Every process calls it with the same fields; their numbers of rows may differ. Constants stay this process's.
     """
-    if not torch.distributed.is_initialized():
+    if distributed.world() == 1:
         return batch
-    from nearfar import distributed
-
     num_rows = size(batch)
     offset = distributed.offset(num_rows)
 
@@ -211,8 +207,6 @@ def gather(batch: Batch) -> Batch:
 
 def _gather_strings(strings: list[str], batch: Batch) -> list[str]:
     """Strings travel as bytes, so that no process unpickles what another sent."""
-    from nearfar import distributed
-
     device = batch["index"].device if "index" in batch else torch.device("cpu")
     raw = [text.encode() for text in strings]
     flat = np.frombuffer(b"".join(raw), dtype=np.uint8).copy()

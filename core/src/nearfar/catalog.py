@@ -88,7 +88,12 @@ class System:
         expect(slug, "card: slug", "lower case letters, digits and underscores", repr(self.slug))
         expect_choice(f"card {self.slug}: kind", self.kind, KINDS)
         expect_choice(f"card {self.slug}: evidence", self.evidence, EVIDENCE)
-        expect(bool(self.recipe) == self.trains, f"card {self.slug}: recipe", "one exactly for kinds that train", self.recipe)
+        expect(
+            bool(self.recipe) == self.trains,
+            f"card {self.slug}: recipe",
+            "one exactly for kinds that train",
+            self.recipe,
+        )
         expect(bool(self.recipe) or bool(self.entry), f"card {self.slug}: entry", "an entry", self.entry)
 
     @property

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "parse", "parse_recipe"]
 
-USER_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+USER_ERRORS = (
+    ValueError,
+    TypeError,
+    ImportError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 HELP = ("-h", "--help", "help")
 
 
@@ -33,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `nearfar`; those of this process by default.
 
     Returns:
-        0 when all went well, 1 when the machine failed, 2 when the user's input was wrong, 130 after Ctrl-C. A command's
-        own exit code is passed on.
+        0 when all went well, 1 when the run or the machine failed, 2 when the input was wrong, 130 after Ctrl-C; a
+        command's own exit code is passed on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -49,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe (`| head`) left; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (*USER_ERRORS, OSError) as error:
+    except (*USER_ERRORS, OSError, FloatingPointError) as error:
         if os.environ.get("NEARFAR_TRACEBACK") == "1":
             raise
         return _complain(f"error: {error}", 2 if isinstance(error, USER_ERRORS) else 1)

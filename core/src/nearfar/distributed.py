@@ -10,6 +10,7 @@ C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -58,6 +59,30 @@ def broadcast(obj: T, source: int = 0) -> T:
     box: list[Any] = [obj]
     dist.broadcast_object_list(box, src=source, device=_device(None))
     return box[0]
+
+
+def gather_objects(obj: T) -> list[T]:
+    """The object of every process, by rank; pickled between processes of the same run, as in `broadcast`."""
+    if world() == 1:
+        return [obj]
+    every: list[Any] = [None] * world()
+    dist.all_gather_object(every, obj)
+    return every
+
+
+def shuffled(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """module(x), each process given rows of all processes in a random order and returning its own, without gradient.
+
+    Batch statistics then come from other samples than those a process scores, as MoCo asks of its keys. In one process
+    it is module(x).
+    """
+    if world() == 1:
+        return module(x)
+    rows = gather(x, grad=False)
+    order = torch.as_tensor(broadcast(torch.randperm(len(rows)).tolist()), device=x.device)
+    result = gather(module(rows[order[shard(len(rows))]]), grad=False)
+    start = offset(len(x))
+    return result[order.argsort()[start : start + len(x)]]
 
 
 def shard(num_rows: int) -> slice:

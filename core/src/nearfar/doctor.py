@@ -51,7 +51,11 @@ def examine() -> list[Check]:
 def packages() -> list[Check]:
     """Python, and what nearfar needs and can use."""
     ok = sys.version_info >= (3, 11)
-    checks = [Check("packages", "python", platform.python_version(), "ok" if ok else "broken", "" if ok else "use 3.11 or newer")]
+    checks = [
+        Check(
+            "packages", "python", platform.python_version(), "ok" if ok else "broken", "" if ok else "use 3.11 or newer"
+        )
+    ]
     for line in requires("nearfar") or []:
         match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line)
         if match:
@@ -119,12 +123,20 @@ def room() -> list[Check]:
         memory = memory if text == "max" else min(memory, int(text))
         tight = memory < 4 * GIB
         checks.append(
-            Check("room", "memory", f"{memory / GIB:.1f} GiB", "note" if tight else "ok", "lower --data.memory-gb" if tight else "")
+            Check(
+                "room",
+                "memory",
+                f"{memory / GIB:.1f} GiB",
+                "note" if tight else "ok",
+                "lower --data.memory-gb" if tight else "",
+            )
         )
     free = shutil.disk_usage(Path.cwd()).free
     tight = free < 2 * GIB
     advice = "runs and checkpoints are written here; make room or set --trainer.output" if tight else ""
-    checks.append(Check("room", "disk", f"{free / GIB:.1f} GiB free in {Path.cwd()}", "note" if tight else "ok", advice))
+    checks.append(
+        Check("room", "disk", f"{free / GIB:.1f} GiB free in {Path.cwd()}", "note" if tight else "ok", advice)
+    )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,9 @@ class Plugin:
         found: dict[str, str] = {}
         for module in self.modules():
             for name in self.module(module).RECIPES:
-                expect(name not in found, f"{self.name} recipe {name!r}", "one module", f"{found.get(name)} and {module}")
+                expect(
+                    name not in found, f"{self.name} recipe {name!r}", "one module", f"{found.get(name)} and {module}"
+                )
                 found[name] = module
         return found
 
@@ -101,7 +103,9 @@ def installed() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         other = found.setdefault(point.name, point)
-        expect(other.value == point.value, f"plugin {point.name!r}", "one distribution", f"{other.value}, {point.value}")
+        expect(
+            other.value == point.value, f"plugin {point.name!r}", "one distribution", f"{other.value}, {point.value}"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which samples stand in which batch: a pure function of seed and epoch, so that a resumed run sees the same batches."""
+"""Which samples stand in which batch: a pure function of seed and epoch, so that a resumed run repeats its batches."""
 
 from __future__ import annotations
 

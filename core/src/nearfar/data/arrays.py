@@ -122,7 +122,9 @@ def _load(path: Path, **options: Any) -> Any:
     try:
         return np.load(path, allow_pickle=False, **options)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"data.root: expected an array file without Python objects, received {path}: {error}") from error
+        raise ValueError(
+            f"data.root: expected an array file without Python objects, received {path}: {error}"
+        ) from error
 
 
 def _channels_first(images: np.ndarray, layout: str) -> np.ndarray:

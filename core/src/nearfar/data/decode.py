@@ -62,7 +62,7 @@ def from_pil(image: Image.Image) -> np.ndarray:
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [..., C, H, W] with 1 or 3 channels instead; grey is repeated, colour becomes luminance as Pillow has it."""
+    """uint8 [..., C, H, W] in 1 or 3 channels: grey is repeated, colour becomes luminance as Pillow has it."""
     have = image.shape[-3]
     if channels in (0, have):
         return image

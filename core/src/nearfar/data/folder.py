@@ -116,11 +116,15 @@ class ImageFolder(ImageFiles):
         files, others, skipped = scan(root, follow_links)
         if not files:
             looked = " ".join(extension[1:] for extension in EXTENSIONS)
-            found = ", ".join(f"{count} {end or 'without extension'}" for end, count in others.most_common(5)) or "nothing"
+            found = (
+                ", ".join(f"{count} {end or 'without extension'}" for end, count in others.most_common(5)) or "nothing"
+            )
             links = f" and {len(skipped)} links leading out of it, which are not followed" if skipped else ""
             raise ValueError(f"data.root: expected images ({looked}) in {root}, received {found}{links}")
         if skipped:
-            log.warning("%s: left out %d links that lead out of the folder, e.g. %s", root, len(skipped), skipped[0].path)
+            log.warning(
+                "%s: left out %d links that lead out of the folder, e.g. %s", root, len(skipped), skipped[0].path
+            )
         labels, names = None, tuple(class_names)
         tops = {file.split("/", 1)[0] if "/" in file else "" for file in files}
         if class_names or (len(tops) > 1 and "" not in tops):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -95,20 +96,17 @@ class _Reader(Dataset):
         self.source, self.seed, self.epoch, self.allowed = source, seed, epoch, allowed
 
     def __getitem__(self, positions: np.ndarray) -> tuple[Batch | None, list[Fault]]:
-        faults: list[Fault] = []
+        faults: dict[int, Fault] = {}
         with on_pass(self.seed, self.epoch):
-            if len(positions):
-                return self._batch(positions, faults), faults
-            one = self._batch(np.zeros(1, dtype=np.int64), faults)  # its fields tell what an empty batch holds
-            return None if one is None else take(one, []), faults
+            # A part without samples has the fields of a batch of one.
+            batch = self._batch(positions if len(positions) else np.zeros(1, dtype=np.int64), faults)
+        return batch if len(positions) or batch is None else take(batch, []), list(faults.values())
 
-    def _batch(self, positions: np.ndarray, faults: list[Fault]) -> Batch | None:
+    def _batch(self, positions: np.ndarray, faults: dict[int, Fault]) -> Batch | None:
         whole, within = _whole(self.source, positions)
         if hasattr(whole, "batch"):
-            try:
+            with contextlib.suppress(BadSample):  # then one by one, where it is met again and replaced
                 return whole.batch(within)
-            except BadSample:
-                pass  # one by one below, where each is replaced
         samples = []
         for position in positions.tolist():
             sample = self._sample(position, faults)
@@ -117,14 +115,15 @@ class _Reader(Dataset):
             samples.append(sample)
         return collate(samples)
 
-    def _sample(self, position: int, faults: list[Fault]) -> dict[str, Any] | None:
-        while len(faults) <= self.allowed:
+    def _sample(self, position: int, faults: dict[int, Fault]) -> dict[str, Any] | None:
+        """The sample, or the next one that can be read; None when there are too many faults."""
+        for _ in range(len(self.source)):
             try:
                 return self.source[position]
             except BadSample as bad:
-                if bad.fault in faults:
-                    return None if len(faults) >= len(self.source) else self._sample_after(position, faults)
-                faults.append(bad.fault)
+                faults.setdefault(bad.fault.index, bad.fault)
+                if len(faults) > self.allowed:
+                    return None
                 position = (position + 1) % len(self.source)
         return None
 

@@ -98,7 +98,9 @@ class MemoryMap:
         if (shapes == shapes[0]).all():
             return from_columns(positions, flat.reshape(-1, *shapes[0]), self.labels)
         batch = from_columns(positions, flat, self.labels)
-        batch["image"] = Ragged.from_lengths(batch["image"], torch.from_numpy(shapes.prod(axis=1)), torch.from_numpy(shapes))
+        batch["image"] = Ragged.from_lengths(
+            batch["image"], torch.from_numpy(shapes.prod(axis=1)), torch.from_numpy(shapes)
+        )
         return batch
 
     def path(self, i: int) -> str:
@@ -144,7 +146,9 @@ def memory_map(source: Source, *, memory_gb: float, cache: str = "", max_bad_sha
     """
     need = estimate_bytes(source) if memory_gb else 0
     if need > memory_gb * 1e9 or not memory_gb:
-        size = f"about {need / 1e9:.1f} GB decoded, above data.memory_gb = {memory_gb:g}" if need else "data.memory_gb = 0"
+        size = (
+            f"about {need / 1e9:.1f} GB decoded, above data.memory_gb = {memory_gb:g}" if need else "data.memory_gb = 0"
+        )
         log.info("%s: %s; images are decoded anew each epoch", source.name, size)
         return source
     folder = cache_folder(cache) / digest(VERSION, source.fingerprint())

@@ -137,7 +137,11 @@ def digest(*parts: str | np.ndarray) -> str:
     """A short stable hash of texts and arrays."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        head, body = (f"{part.dtype.str}{part.shape}", np.ascontiguousarray(part).data) if isinstance(part, np.ndarray) else ("s", part.encode())
+        head, body = (
+            (f"{part.dtype.str}{part.shape}", np.ascontiguousarray(part).data)
+            if isinstance(part, np.ndarray)
+            else ("s", part.encode())
+        )
         state.update(f"{head}:{len(body)}:".encode())
         state.update(body)
     return state.hexdigest()

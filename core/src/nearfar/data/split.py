@@ -27,9 +27,7 @@ def holdout(source: Source, share: float, seed: int = 0) -> Data:
     expect(0 <= share < 1, "data.validation", "a share in [0, 1)", share)
     expect(total >= 2, source.name, "at least 2 samples, since a lone one has nothing to be compared with", total)
     num_test = math.ceil(round(share * total, 9))
-    expect(
-        total - num_test >= 2, "data.validation", f"a share that leaves 2 of {total} samples to learn from", share
-    )
+    expect(total - num_test >= 2, "data.validation", f"a share that leaves 2 of {total} samples to learn from", share)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, total])))
     order = rng.permutation(total)
     if source.labels is not None:
@@ -38,6 +36,11 @@ def holdout(source: Source, share: float, seed: int = 0) -> Data:
     held[order[:num_test]] = True
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
     return Data(Subset(source, train), Subset(source, test, f"{source.name} (held out)"), holdout=True)
+
+
+def without_test(source: Source) -> Data:
+    """All samples to learn from and none to be judged on."""
+    return Data(source, Subset(source, np.zeros(0, dtype=np.int64)), holdout=True)
 
 
 def _interleave(order: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -24,15 +24,15 @@ _PASS: ContextVar[tuple[int, int]] = ContextVar("nearfar_pass", default=(0, 0))
 class Wrapped:
     """A map-style dataset that returns an image, (image, label), or a dict with `image`.
 
-    Images are PIL images, uint8 arrays [H, W] or [H, W, C], or uint8 tensors [C, H, W]. Random transforms of the dataset
-    are exact: before each sample the generators of Python, NumPy and torch (CPU) are seeded by (seed, epoch, sample) and
-    afterwards put back, so that workers, order and resuming change nothing. An OSError counts as a bad sample; any other
-    error of the dataset passes through.
+    Images are PIL images, uint8 arrays [H, W] or [H, W, C], or uint8 tensors [C, H, W]. Random transforms of the
+    dataset are exact: before each sample the generators of Python, NumPy and torch (CPU) are seeded by (seed, epoch,
+    sample) and afterwards put back, so that workers, order and resuming change nothing. An OSError counts as a bad
+    sample; any other error of the dataset passes through.
 
     Args:
         dataset: has __len__ and __getitem__.
         name: for people, and part of the fingerprint.
-        labels: integers [N], if known without reading samples; empty: the dataset's `targets` or `labels`, if it has them.
+        labels: integers [N] known without reading samples; empty: the dataset's `targets` or `labels`, if any.
         class_names: one a class; empty: the dataset's `classes`, if it has them.
         channels: 1 or 3; 0: each image's own.
         shape: (C, H, W), if all images have it.
@@ -49,7 +49,13 @@ class Wrapped:
         shape: tuple[int, ...] = (),
     ) -> None:
         for method in ("__len__", "__getitem__"):
-            expect(hasattr(dataset, method), "dataset", f"a map-style dataset with {method}", type(dataset).__name__, TypeError)
+            expect(
+                hasattr(dataset, method),
+                "dataset",
+                f"a map-style dataset with {method}",
+                type(dataset).__name__,
+                TypeError,
+            )
         expect(channels in (0, 1, 3), "channels", "0, 1 or 3", channels)
         self.dataset, self.name, self.channels, self.shape = dataset, name or type(dataset).__name__, channels, shape
         self.class_names = tuple(class_names) or tuple(map(str, getattr(dataset, "classes", ())))
@@ -77,7 +83,9 @@ class Wrapped:
 
     def fingerprint(self) -> str:
         """Hash of name, number of samples and labels; the samples are not read."""
-        return digest("wrapped-1", self.name, str(len(self)), np.zeros(0, np.int64) if self.labels is None else self.labels)
+        return digest(
+            "wrapped-1", self.name, str(len(self)), np.zeros(0, np.int64) if self.labels is None else self.labels
+        )
 
 
 @contextlib.contextmanager
@@ -113,8 +121,8 @@ def _named(raw: Any, where: str) -> dict[str, Any]:
         expect(len(raw) in (1, 2), where, "an image, (image, label) or a dict", f"{len(raw)} values", TypeError)
         if len(raw) == 1:
             return {"image": raw[0]}
-        label = raw[1].item() if isinstance(raw[1], (Tensor, np.ndarray)) and raw[1].size == 1 else raw[1]
-        return {"image": raw[0], "label": label}
+        scalar = isinstance(raw[1], (Tensor, np.ndarray)) and raw[1].ndim == 0
+        return {"image": raw[0], "label": raw[1].item() if scalar else raw[1]}
     return {"image": raw}
 
 

@@ -74,6 +74,8 @@ class Contrast(Method):
         """Keys [B, V, D] of the teacher, without gradient; the views that are keys only, where not symmetric."""
         if self.teacher is None:
             return {}
+        num = len(batch["views"])
+        expect(num >= 2, "views.num_views", "2 or more, for a query and a key", num)
         views = batch["views"][self._query_views :]
         return {"key": self._encode_views(self.teacher, views, shuffle=self.config.shuffle_keys)}
 
@@ -137,8 +139,8 @@ class Contrast(Method):
                 query_VBD[q], key, queue=bank, in_batch=bank is None, gathered=gathered, offset=offset, with_stats=True
             )
             total = part if total is None else total + part
-        expect(total is not None, "views.num_views", "2 or more for a query and a key", num)
-        return total / len(pairs), stats  # type: ignore[operator]
+        assert total is not None  # `targets` saw to it that there are two views
+        return total / len(pairs), stats
 
     def after_update(self, z: Mapping[str, Tensor], targets: Mapping[str, Any], progress: Progress) -> None:
         """The teacher follows the student; the keys of all processes join the queue."""

@@ -45,6 +45,10 @@ def _is_loss(name: str) -> bool:
     return name == "loss" or name.startswith(("loss/", "loss_", "terms/"))
 
 
+def _is_rate(name: str) -> bool:
+    return name == "lr" or name.startswith(("lr/", "lr_"))
+
+
 def _is_geometry(name: str) -> bool:
     return name.rpartition("/")[2].removeprefix("geometry_") in GEOMETRY
 
@@ -56,10 +60,11 @@ def _chart(heading: str, series: Sequence[Series]) -> str:
     legend = ""
     if len(series) > 1:
         items = "".join(
-            f'<li><i style="background:var(--c{k % NUM_COLOURS})"></i>{escape(s.name)}</li>' for k, s in enumerate(series)
+            f'<li><i style="background:var(--c{k % NUM_COLOURS})"></i>{escape(s.name)}</li>'
+            for k, s in enumerate(series)
         )
         legend = f'<ul class="legend">{items}</ul>'
-    return f"<figure><h3>{escape(heading)}</h3>{legend}{lines(series, title=heading)}</figure>"
+    return f"<figure><h3>{escape(heading)}</h3>{lines(series, title=heading)}{legend}</figure>"
 
 
 def _section(heading: str, text: str, charts: Sequence[str]) -> str:
@@ -67,31 +72,30 @@ def _section(heading: str, text: str, charts: Sequence[str]) -> str:
     if not charts:
         return ""
     soft = f'<p class="soft">{escape(text)}</p>'
-    return f'<section><h2>{escape(heading)}</h2>{soft}<div class="grid2">{"".join(charts)}</div></section>'
+    return f'<section><h2>{escape(heading)}</h2>{soft}<div class="charts">{"".join(charts)}</div></section>'
 
 
 def training(metrics: Rows) -> str:
-    """Loss and learning rate."""
+    """Loss, learning rate, and the scores along the run."""
     found = collect(metrics)
     losses = [series for name, series in found.items() if _is_loss(name)]
-    rates = [series for name, series in found.items() if name == "lr" or name.startswith(("lr/", "lr_"))]
-    return _section("Training", "as logged, not smoothed", [_chart("loss", losses), _chart("learning rate", rates)])
+    rates = [series for name, series in found.items() if _is_rate(name)]
+    charts = [_chart("loss", losses), _chart("learning rate", rates), *_score_charts(metrics)]
+    return _section("Training", "as logged, not smoothed; bands are intervals", charts)
 
 
-def evaluation(metrics: Rows) -> str:
-    """Scores along the run with their intervals."""
+def _score_charts(metrics: Rows) -> list[str]:
+    """Scores that are shares together, every other one alone."""
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for row in metrics:
         scores = row.get("scores")
         if isinstance(scores, Mapping) and isinstance(row.get("step"), int):
             for name, score in scores.items():
-                value, low, high = _score(score)
-                found.setdefault(name, []).append((float(row["step"]), value, low, high))
-    shares = [(n, points) for n, points in found.items() if all(0 <= v <= 1 for p in points for v in p[1:])]
-    rest = [(n, points) for n, points in found.items() if not any(n == m for m, _ in shares)]
-    charts = [_chart("scores", [_band(name, points) for name, points in shares])]
-    charts += [_chart(words(name), [_band(name, points)]) for name, points in rest]
-    return _section("Scores along the run", "bands are intervals", charts)
+                found.setdefault(name, []).append((float(row["step"]), *_score(score)))
+    shares = {name: points for name, points in found.items() if all(0 <= v <= 1 for p in points for v in p[1:])}
+    charts = [_chart("scores", [_band(name, points, len(shares) <= 3) for name, points in shares.items()])]
+    alone = [name for name in found if name not in shares]
+    return charts + [_chart(words(name), [_band(name, found[name])]) for name in alone]
 
 
 def _score(score: Any) -> tuple[float, float, float]:
@@ -101,9 +105,10 @@ def _score(score: Any) -> tuple[float, float, float]:
     return float(score), float(score), float(score)
 
 
-def _band(name: str, points: Sequence[tuple[float, float, float, float]]) -> Series:
+def _band(name: str, points: Sequence[tuple[float, float, float, float]], drawn: bool = True) -> Series:
+    """A score's series; where there are many, bands would hide each other and are left out."""
     x, value, low, high = (list(column) for column in zip(*points, strict=True))
-    return Series(words(name), x, value, low, high)
+    return Series(words(name), x, value, low, high) if drawn else Series(words(name), x, value)
 
 
 def geometry(metrics: Rows) -> str:
@@ -113,19 +118,22 @@ def geometry(metrics: Rows) -> str:
     for kind in GEOMETRY:
         series = [s for name, s in found.items() if _is_geometry(name) and name.rpartition("/")[2].endswith(kind)]
         charts.append(_chart(words(kind), series))
-    text = "alignment: distance between positives (lower is closer); uniformity: lower is more spread; rank: dimensions in use"
+    text = (
+        "alignment: distance of positives, lower is closer; uniformity: lower is more spread; rank: dimensions in use"
+    )
     return _section("Geometry", text, charts)
 
 
 def others(metrics: Rows, timings: Rows) -> str:
     """Everything else that was logged, folded away."""
-    named = {name: s for name, s in collect(metrics).items() if not (_is_loss(name) or _is_geometry(name))}
-    charts = [_chart(s.name, [s]) for name, s in named.items() if name != "lr" and not name.startswith(("lr/", "lr_"))]
+    shown = (_is_loss, _is_rate, _is_geometry)
+    charts = [_chart(s.name, [s]) for name, s in collect(metrics).items() if not any(test(name) for test in shown)]
     charts += [_chart(s.name, [s]) for s in collect(timings).values()]
     charts = [chart for chart in charts if chart]
     if not charts:
         return ""
     return (
         '<section><h2>Other curves</h2><p class="soft">diagnostics and speed</p>'
-        f'<details><summary>{len(charts)} charts</summary><div class="grid2">{"".join(charts)}</div></details></section>'
+        f"<details><summary>{len(charts)} charts</summary>"
+        f'<div class="charts">{"".join(charts)}</div></details></section>'
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfar.report import curves, tables
 from nearfar.report.pictures import NeighbourRow, neighbour_rows, view_rows
-from nearfar.report.plane import Embedding
+from nearfar.report.plane import Embedding, drawn
 from nearfar.report.style import SHEET, highlight
 from nearfar.report.svg import scatter, swatch
 
@@ -49,15 +49,15 @@ def write_report(
         notes: warnings, shown first.
     """
     name = str(recipe.get("recipe", ""))
+    points, labels, names = drawn(embedding) if embedding else ([], [], [])
     body = [
         f'<header><h1>{escape(title)}</h1><p class="soft">{escape(_subtitle(name, metrics, environment))}</p></header>',
         tables.tiles(scores),
         _notes(notes),
         tables.before_after(scores),
         curves.training(metrics),
-        curves.evaluation(metrics),
         curves.geometry(metrics),
-        _map(embedding),
+        _map(points, labels, names) if points else "",
         _section("Nearest neighbours", "query, then its nearest in feature space", neighbour_rows(neighbours))
         if neighbours
         else "",
@@ -66,7 +66,7 @@ def write_report(
         tables.recipe(recipe),
         tables.environment(environment),
     ]
-    style = SHEET + (highlight(sorted(set(_labels(embedding)))) if embedding is not None else "")
+    style = SHEET + highlight(sorted(set(labels)))
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -97,22 +97,13 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<section class="notes"><h2>Warnings</h2><ul>{items}</ul></section>'
 
 
-def _labels(embedding: Embedding) -> list[int]:
-    if embedding.labels is None:
-        return [-1] * len(embedding.points)
-    return [int(label) for label in embedding.labels]
-
-
-def _map(embedding: Embedding | None) -> str:
-    if embedding is None or not len(embedding.points):
-        return ""
-    labels, names = _labels(embedding), [str(name) for name in embedding.class_names]
+def _map(points: list[list[float]], labels: list[int], names: list[str]) -> str:
     items = [
         f'<li data-class="{k}">{swatch(k)}{escape(names[k] if k < len(names) else str(k))}</li>'
         for k in sorted(set(labels))
         if k >= 0
     ]
     legend = f'<ul class="legend">{"".join(items)}</ul>' if items else ""
-    chart = scatter(np.asarray(embedding.points, dtype=float).tolist(), labels, names, title="map of the embedding")
+    chart = scatter(points, labels, names, title="map of the embedding")
     text = f"{len(labels):,} samples in the plane; near means similar, far distances mean little"
     return _section("Map", text, f'<div class="embedding">{legend}{chart}</div>')

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -16,28 +16,16 @@ from nearfar.checks import expect
 SIDE = 128  # pixels kept of the longer side: twice what is shown, for dense screens
 
 
-@dataclass(frozen=True)
-class NeighbourRow:
-    """A query and what lies nearest to it.
+class NeighbourRow(TypedDict):
+    """A query uint8 [H, W, C], its nearest `images`, nearest first, and whether each is `right`; None without labels.
 
-    Args:
-        query: uint8 [H, W, C].
-        neighbours: nearest first, each uint8 [H, W, C].
-        right: whether each neighbour is of the query's class; empty without labels.
-        label: the query's class, shown below it.
-        labels: the neighbours' classes, shown below them; may be empty.
+    `names` are words shown below the pictures, the query's first.
     """
 
     query: np.ndarray
-    neighbours: Sequence[np.ndarray]
-    right: Sequence[bool] = ()
-    label: str = ""
-    labels: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("right", "labels"):
-            count = len(getattr(self, name))
-            expect(count in (0, len(self.neighbours)), f"neighbours: {name}", f"0 or {len(self.neighbours)}", count)
+    images: Sequence[np.ndarray]
+    right: Sequence[bool] | None
+    names: NotRequired[Sequence[str]]
 
 
 def picture(image: np.ndarray, alt: str) -> str:
@@ -59,15 +47,16 @@ def neighbour_rows(rows: Sequence[NeighbourRow]) -> str:
     """Queries with their neighbours; right and wrong by border, line style and word."""
     out = []
     for row in rows:
-        cells = [_cell(row.query, f"query {row.label}".strip(), row.label or "query", "query")]
-        for k, image in enumerate(row.neighbours):
-            text = row.labels[k] if row.labels else ""
-            if row.right:
-                word = "right" if row.right[k] else "wrong"
-                mark = "\u2713" if row.right[k] else "\u2717"
-                cells.append(_cell(image, f"neighbour {k + 1}, {word}", f"{mark} {text}".strip(), word))
-            else:
-                cells.append(_cell(image, f"neighbour {k + 1}", text, ""))
+        images, right = row["images"], row["right"]
+        names = [str(name) for name in row.get("names") or [""] * (len(images) + 1)]
+        expect(len(names) == len(images) + 1, "neighbours: names", f"{len(images) + 1} names", len(names))
+        expect(right is None or len(right) == len(images), "neighbours: right", f"{len(images)} flags", right)
+        cells = [_cell(row["query"], f"query {names[0]}".strip(), names[0] or "query", "query")]
+        for k, (image, name) in enumerate(zip(images, names[1:], strict=True)):
+            word = "" if right is None else "right" if right[k] else "wrong"
+            mark = {"right": "\u2713 ", "wrong": "\u2717 "}.get(word, "")
+            alt = f"neighbour {k + 1} {name} {word}"
+            cells.append(_cell(image, " ".join(alt.split()), f"{mark}{name}".strip(), word))
         out.append(f'<div class="strip">{"".join(cells)}</div>')
     return f'<div class="pictures scroll">{"".join(out)}</div>'
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,25 +13,21 @@ MAX_TSNE = 2000
 PRINCIPAL = 30
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """Points to draw.
-
-    Args:
-        points: [N, 2], from `map2d`.
-        labels: class of each point, [N]; None without labels.
-        class_names: names of the classes; a class without one shows its number.
-    """
+class Embedding(TypedDict):
+    """What the map draws: `points` [N, 2] from `map2d`, `labels` [N] or None, and the classes' names."""
 
     points: np.ndarray
-    labels: Sequence[int] | np.ndarray | None = None
-    class_names: Sequence[str] = ()
+    labels: Sequence[int] | np.ndarray | None
+    class_names: Sequence[str]
 
-    def __post_init__(self) -> None:
-        shape = np.shape(self.points)
-        expect(len(shape) == 2 and shape[1] == 2, "embedding: points", "shape [N, 2]", shape)
-        if self.labels is not None:
-            expect(len(self.labels) == shape[0], "embedding: labels", f"{shape[0]} labels", len(self.labels))
+
+def drawn(embedding: Embedding) -> tuple[list[list[float]], list[int], list[str]]:
+    """Points, labels (-1 without) and names as plain values, their shapes checked."""
+    points, labels = np.asarray(embedding["points"], dtype=float), embedding["labels"]
+    expect(points.ndim == 2 and points.shape[1] == 2, "embedding: points", "shape [N, 2]", points.shape)
+    kinds = [-1] * len(points) if labels is None else [int(label) for label in labels]
+    expect(len(kinds) == len(points), "embedding: labels", f"{len(points)} labels", len(kinds))
+    return points.tolist(), kinds, [str(name) for name in embedding["class_names"]]
 
 
 def map2d(features: np.ndarray, seed: int = 0) -> np.ndarray:

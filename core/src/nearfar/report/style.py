@@ -27,8 +27,9 @@ SHEET = (
     f"{_COLOURS}"
     """
 *{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
- font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+body{margin:0;background:var(--page);color:var(--ink);
+ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+ font-variant-numeric:tabular-nums;overflow-wrap:break-word}
 main{max-width:1120px;margin:0 auto;padding:40px 20px 64px}
 h1{font-size:2rem;line-height:1.2;letter-spacing:-.02em;margin:0 0 6px;font-weight:680}
 h2{font-size:1.15rem;letter-spacing:-.01em;margin:0 0 4px;font-weight:640}
@@ -40,7 +41,7 @@ section{background:var(--card);border:1px solid var(--rule);border-radius:12px;p
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:0 0 18px}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:16px 20px}
 .tile b{display:block;font-size:2rem;line-height:1.25;font-weight:660;letter-spacing:-.02em}
-.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px;margin-top:14px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:22px 28px;margin-top:14px}
 figure{margin:0;min-width:0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.925rem}
@@ -48,14 +49,16 @@ th{font-weight:500;color:var(--soft);text-align:left;font-size:.825rem}
 th,td{padding:7px 16px 7px 0;border-bottom:1px solid var(--rule);vertical-align:middle}
 tr:last-child td{border-bottom:0}
 td.n,th.n{text-align:right;white-space:nowrap}
+.scores td:first-child{white-space:nowrap}.fields td{overflow-wrap:anywhere}
 td .soft{white-space:nowrap}
 .chart{width:100%;height:auto;display:block;overflow:visible}
 .grid{stroke:var(--rule);fill:none}.axis{stroke:var(--soft);fill:none}
 .tick{fill:var(--soft);font-size:11.5px}.end{text-anchor:end}.mid{text-anchor:middle}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.band{opacity:.16}
+.band{opacity:.14}
 .hit{fill:transparent}.dot:hover circle:last-of-type{r:4.5px}
-.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:0 0 8px;padding:0;list-style:none;font-size:.85rem;color:var(--soft)}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:6px 0 8px;padding:0;
+ list-style:none;font-size:.85rem;color:var(--soft)}
 .legend li{display:flex;align-items:center;gap:6px}
 .legend i{width:14px;height:3px;border-radius:2px;background:currentColor}
 .swatch{width:12px;height:12px;flex:none}
@@ -73,8 +76,8 @@ td .soft{white-space:nowrap}
 .pictures{display:grid;gap:10px;margin-top:14px}
 .strip{display:flex;gap:8px;align-items:flex-start}
 .strip figure{flex:0 0 auto;text-align:center;font-size:.75rem;color:var(--soft);width:68px}
-.strip img{width:64px;height:64px;object-fit:contain;border-radius:6px;border:2px solid var(--rule);background:var(--page);
- display:block;margin:0 auto 2px}
+.strip img{width:64px;height:64px;object-fit:contain;border-radius:6px;border:2px solid var(--rule);
+ background:var(--page);display:block;margin:0 auto 2px}
 .strip img.small{image-rendering:pixelated}
 .strip .query{margin-right:12px}
 .strip .right img{border-color:var(--c2)}.strip .wrong img{border-color:var(--c1);border-style:dashed}

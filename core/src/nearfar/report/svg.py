@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34
+WIDTH, HEIGHT = 360, 216
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 34
 NUM_COLOURS = 10
 MAX_POINTS = 400
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -38,7 +38,7 @@ def number(value: float) -> str:
     """A value in about three digits, as charts and tables write it."""
     if not math.isfinite(value):
         return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
     return f"{value:.2e}"
 
@@ -97,7 +97,7 @@ def lines(series: Sequence[Series], *, title: str, x_label: str = "step") -> str
     for y in ticks(y0, y1):
         out.append(f'<path class="grid" d="M{LEFT} {py(y):.1f}H{WIDTH - RIGHT}"/>')
         out.append(f'<text class="tick end" x="{LEFT - 8}" y="{py(y) + 4:.1f}">{number(y)}</text>')
-    for x in ticks(x0, x1, 6):
+    for x in ticks(x0, x1, 4):
         out.append(f'<text class="tick mid" x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 17}">{number(x)}</text>')
     out.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     out.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}">{escape(x_label)}</text>')

@@ -11,7 +11,7 @@ from nearfar.report.svg import Interval, interval, number
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 NUM_TILES = 4
-WORDS = {"knn": "kNN accuracy", "linear_probe": "linear probe", "few_label_probe": "few-label probe"}
+WORDS = {"knn": "kNN accuracy", "linear_probe": "linear probe", "few_label": "few-label probe"}
 
 
 def words(name: str) -> str:
@@ -32,12 +32,17 @@ def _rows(scores: Scores) -> list[Interval]:
     return [Interval(words(name), _triple(before.get(name)), _triple(after.get(name))) for name in names]
 
 
+def _digits(value: float) -> str:
+    """A score in three decimals, so that columns compare."""
+    return f"{value:.3f}" if abs(value) < 100 else number(value)
+
+
 def _figure(values: tuple[float, float, float] | None) -> str:
     if values is None:
         return '<span class="soft">\u2013</span>'
     value, low, high = values
-    span = f' <span class="soft">[{number(low)}, {number(high)}]</span>' if low != high else ""
-    return f"{number(value)}{span}"
+    span = f' <span class="soft">[{_digits(low)}, {_digits(high)}]</span>' if low != high else ""
+    return f"{_digits(value)}{span}"
 
 
 def _change(row: Interval) -> str:
@@ -48,7 +53,7 @@ def _change(row: Interval) -> str:
     apart = row.after[1] > row.before[2] or row.after[2] < row.before[1]
     sign = "+" if gap > 0 else "\u2212" if gap < 0 else "\u00b1"
     text = "intervals apart" if apart else "intervals overlap"
-    return f'{sign}{number(abs(gap))} <span class="soft">{text}</span>'
+    return f'{sign}{_digits(abs(gap))} <span class="soft">{text}</span>'
 
 
 def tiles(scores: Scores) -> str:
@@ -57,8 +62,8 @@ def tiles(scores: Scores) -> str:
     for row in _rows(scores)[:NUM_TILES]:
         if row.after is None:
             continue
-        text = f"from {number(row.before[0])} before training" if row.before else "after training"
-        value = number(row.after[0])
+        text = f"from {_digits(row.before[0])} before training" if row.before else "after training"
+        value = _digits(row.after[0])
         out.append(f'<div class="tile"><span class="soft">{escape(row.name)}</span><b>{value}</b>'
                    f'<span class="soft">{text}</span></div>')  # fmt: skip
     return f'<div class="tiles">{"".join(out)}</div>' if out else ""
@@ -76,13 +81,14 @@ def before_after(scores: Scores) -> str:
         seen = [t for t in (row.before, row.after) if t is not None]
         drawn = interval(row, low, 1.0) if all(0 <= v <= 1 for t in seen for v in t) else ""
         body.append(
-            f"<tr><td>{escape(row.name)}</td><td class='n'>{_figure(row.before)}</td><td class='n'>{_figure(row.after)}</td>"
+            f"<tr><td>{escape(row.name)}</td>"
+            f"<td class='n'>{_figure(row.before)}</td><td class='n'>{_figure(row.after)}</td>"
             f"<td>{drawn}</td><td>{_change(row)}</td></tr>"
         )
     axis = f'<span class="key">before</span><span class="key new">after</span> {number(low)} to 1'
     return (
         '<section><h2>Before and after</h2><p class="soft">on the validation split, with intervals; '
-        '&ldquo;before&rdquo; is the same encoder untrained</p><div class="scroll"><table>'
+        'before: the encoder as training found it</p><div class="scroll"><table class="scores">'
         f"<tr><th>score</th><th class='n'>before</th><th class='n'>after</th><th>{axis}</th><th>change</th></tr>"
         f"{''.join(body)}</table></div></section>"
     )
@@ -119,9 +125,10 @@ def recipe(data: Mapping[str, Any]) -> str:
     blocks = [_block(part, values) for part, values in parts.items() if isinstance(values, Mapping)]
     loose = {key: value for key, value in parts.items() if not isinstance(value, Mapping)}
     blocks += [_block("other", loose)] if loose else []
-    again = "nearfar PLUGIN train --recipe recipe.json"
+    name = str(data.get("recipe", ""))
+    again = escape(f"nearfar {name.partition('/')[0] if '/' in name else 'PLUGIN'} train --recipe recipe.json")
     return (
-        f"<section><h2>Recipe</h2><p class='soft'>{escape(str(data.get('recipe', '')))}; the same run again: "
+        f"<section><h2>Recipe</h2><p class='soft'>{escape(name)}; the same run again: "
         f"<code>{again}</code></p><details><summary>every field</summary>"
         f'<div class="fields">{"".join(blocks)}</div></details></section>'
     )

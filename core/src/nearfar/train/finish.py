@@ -12,7 +12,7 @@ from torch import Tensor
 from nearfar import report as pages
 from nearfar.batch import Batch, to
 from nearfar.data import Loader, Source
-from nearfar.evaluate import nearest
+from nearfar.evaluate import neighbours
 from nearfar.rng import Rng
 from nearfar.samplers import Sequential
 
@@ -73,45 +73,49 @@ def report(trainer: Trainer) -> Path:
     return run.report
 
 
-def _map(features: Tensor, labels: Tensor | None, source: Source) -> dict[str, Any] | None:
+def _map(features: Tensor, labels: Tensor | None, source: Source) -> pages.Embedding | None:
     if len(features) < 5:
         return None
     chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MAP_POINTS].sort().values
-    return {
-        "points": pages.map2d(features[chosen].numpy(), seed=0),
-        "labels": None if labels is None else labels[chosen].numpy(),
-        "class_names": source.class_names,
-    }
+    return pages.Embedding(
+        points=pages.map2d(features[chosen].numpy(), seed=0),
+        labels=None if labels is None else labels[chosen].numpy(),
+        class_names=source.class_names,
+    )
 
 
 def _picture(image: Tensor) -> Any:
-    """uint8 [H, W, C] of an image [C, H, W], whatever its range."""
-    image = image.detach().cpu().float()
-    if image.dtype != torch.uint8 and (image.min() < 0 or image.max() <= 4):
+    """uint8 [H, W, C] of an image [C, H, W]; one that is not uint8 is stretched to its own range."""
+    image = image.detach().cpu()
+    if image.dtype != torch.uint8:
         low, high = image.amin(), image.amax()
         image = (image - low) / (high - low).clamp(min=1e-6) * 255
-    return image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return image.float().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _raw(source: Source, position: int) -> Tensor | None:
-    image = source[position].get("image")
-    return image if isinstance(image, Tensor) and image.ndim == 3 else None
+def _raw(source: Source, position: int) -> Tensor:
+    return source[position]["image"]
 
 
-def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list[dict[str, Any]] | None:
-    if len(features) < NEIGHBOURS + 2 or _raw(source, 0) is None:
+def _has_images(source: Source) -> bool:
+    image = source[0].get("image")
+    return isinstance(image, Tensor) and image.ndim == 3
+
+
+def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list[pages.NeighbourRow] | None:
+    if len(features) < NEIGHBOURS + 2 or not _has_images(source):
         return None
     queries = torch.linspace(0, len(features) - 1, QUERIES).long().unique()
-    order = nearest(features[queries], features, NEIGHBOURS + 1).indices
+    order = neighbours(features, features[queries], k=NEIGHBOURS + 1)[1]
     rows = []
     for query, found in zip(queries.tolist(), order.tolist(), strict=True):
         others = [i for i in found if i != query][:NEIGHBOURS]
         rows.append(
-            {
-                "query": _picture(_raw(source, query)),  # type: ignore[arg-type]
-                "images": [_picture(_raw(source, i)) for i in others],  # type: ignore[arg-type]
-                "right": None if labels is None else [bool(labels[i] == labels[query]) for i in others],
-            }
+            pages.NeighbourRow(
+                query=_picture(_raw(source, query)),
+                neighbours=[_picture(_raw(source, i)) for i in others],
+                right=() if labels is None else [bool(labels[i] == labels[query]) for i in others],
+            )
         )
     return rows
 
@@ -119,7 +123,7 @@ def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list
 def _views(trainer: Trainer) -> list[list[Any]] | None:
     """Rows of views of the same sample, as training sees them."""
     source = trainer.data.train
-    if _raw(source, 0) is None:
+    if not _has_images(source):
         return None
     batch = next(Loader(source, Sequential(len(source), SAMPLES)).epoch(0))
     with torch.no_grad():

@@ -66,5 +66,5 @@ class Bar:
 
 def figures(row: dict[str, float]) -> str:
     """The line beside the bar."""
-    words = {"loss": "loss", "alignment": "align", "uniformity": "unif", "effective_rank": "rank", "dead": "dead"}
+    words = {"loss": "loss", "alignment": "align", "uniformity": "unif", "effective_rank": "rank", "dead_dimensions": "dead"}
     return "  ".join(f"{word} {row[key]:.3g}" for key, word in words.items() if key in row)

@@ -17,8 +17,8 @@ from nearfar.batch import Batch, to
 from nearfar.batch import size as batch_size
 from nearfar.checks import expect
 from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
-from nearfar.data import Data, Loader, Source, without_test
-from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry
+from nearfar.data import Data, Loader, Source, Wrapped, without_test
+from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry, knn
 from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
 from nearfar.rng import Rng
@@ -65,7 +65,7 @@ class Trainer:
         callbacks: Sequence[Callable[[Trainer, dict[str, Any]], None]] = (),
     ) -> None:
         self.method = method
-        self.data = data if isinstance(data, Data) else without_test(data)
+        self.data = as_data(data)
         self.config = config or TrainerConfig()
         self.optimiser = optimiser or OptimiserConfig()
         self.evaluate_config = evaluate or EvaluateConfig()
@@ -75,6 +75,8 @@ class Trainer:
         self.sampler = sampler or Shuffle(
             len(self.data.train), self.config.batch_size, seed=self.config.seed, drop_last=self.config.drop_last
         )
+        rest = len(self.data.train) % self.config.batch_size if not self.config.drop_last and sampler is None else 0
+        self._smallest = rest or self.config.batch_size
         steps = self.config.epochs * self.sampler.num_batches(0)
         self.steps = min(steps, self.config.max_steps) if self.config.max_steps else steps
         self.step = self.epoch = self.position = 0
@@ -84,6 +86,7 @@ class Trainer:
         self.window: dict[str, list[float]] = {}
         self.warned: set[str] = set()
         self._saved_at = self._evaluated_at = -1
+        self._faults_told = 0
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -130,9 +133,9 @@ class Trainer:
             "processes", f"one, since {type(self.method).__name__} does not split its batch", distributed.world(),
         )  # fmt: skip
         expect(
-            config.batch_size >= distributed.world() * config.accumulate,
-            "trainer.batch_size", f"at least one sample a process and part ({distributed.world()} x {config.accumulate})",
-            config.batch_size,
+            self._smallest >= distributed.world() * config.accumulate,
+            "trainer.batch_size", f"at least one sample a process and part ({distributed.world()} x {config.accumulate})"
+            " in every batch (see also trainer.drop_last)", self._smallest,
         )  # fmt: skip
         name = self.recipe.name if self.recipe else type(self.method).__name__.lower()
         self.run = Run(distributed.broadcast(str(path or new_folder(name))))
@@ -253,14 +256,15 @@ class Trainer:
             row |= {key: sum(values) / len(values) for key, values in self.window.items()}
             self.window = {}
             shape = self._geometry()
-            row |= shape
+            row |= {name: value for name, value in shape.items() if name not in ("rows", "dimensions")}
             if distributed.is_main():
                 self.run.append("metrics.jsonl", row)
                 rate = batch_size(batch) * distributed.world() / max(wait + busy, 1e-9)
                 self.run.append("timings.jsonl", {"step": self.step, "wait": wait, "busy": busy, "samples_per_s": rate})
                 self._warn(collapse(shape) if shape else None)
-            for fault in self.loader.take_faults():
+            for fault in self.loader.faults[self._faults_told :]:
                 self.run.append("faults.jsonl", {"step": self.step, **asdict(fault)})
+                self._faults_told += 1
             if self.config.trackers:
                 self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
             for callback in self.callbacks:
@@ -271,10 +275,12 @@ class Trainer:
     def _geometry(self) -> dict[str, float]:
         """Live geometry of the last batch's embedding: of this process's part."""
         z = self.engine.embedding
-        if z is None or z.shape[0] < 2:
+        if z is None or z.shape[0] < 2 or not self.engine.applied:
             return {}
         z = z.float()
-        return geometry(z, None) if z.ndim == 2 else geometry(z[:, 0], [z[:, v] for v in range(z.shape[1])])
+        if z.ndim == 2:
+            return geometry(z)
+        return geometry(z[:, 0], z[:, 1] if z.shape[1] > 1 else None)
 
     def _warn(self, message: str | None) -> None:
         if message and message not in self.warned:
@@ -300,8 +306,8 @@ class Trainer:
         values = {name: score.value for name, score in scores.items()}
         if distributed.is_main():
             self.run.append("metrics.jsonl", {"step": self.step, "epoch": self.epoch, "scores": values})
-        if not values:
-            return False
+        if not values or (config.monitor == "knn" and config.monitor not in values):
+            return False  # without labels there is nothing to choose by, and the last checkpoint is the best
         expect(config.monitor in values, "trainer.monitor", f"one of {', '.join(values)}", config.monitor)
         score = values[config.monitor]
         if not self.best or score > self.best["score"]:
@@ -336,14 +342,21 @@ class Trainer:
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
         """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
         train, test = self.data.train, self.data.test
-        if len(test) == 0 or train.labels is None or test.labels is None:
+        if len(test) == 0:
             return {}
-        train_y, test_y = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
+        train_y, test_y = (None if s.labels is None else torch.from_numpy(s.labels) for s in (train, test))
+        if not full and self.config.monitor == "knn" and (train_y is None or test_y is None):
+            return {}
         was_training, state = self.method.training, randomness.capture()
         train_x, _ = self.features(source=train)
         test_x, _ = self.features(source=test)
-        only = None if full else ("knn", self.config.monitor)
-        scores = evaluate_embedding(train_x, train_y, test_x, test_y, self.evaluate_config, only=only)
+        config = self.evaluate_config
+        if full or self.config.monitor != "knn":
+            scores = evaluate_embedding(train_x, train_y, test_x, test_y, config)
+        else:
+            scores = {
+                "knn": knn(train_x, train_y, test_x, test_y, k=config.num_neighbours, confidence=config.confidence)
+            }
         self.method.train(was_training)
         randomness.restore(state)
         return scores
@@ -420,3 +433,9 @@ class Trainer:
                 f"{distributed.world()}: dropout draws will differ", stacklevel=2,
             )  # fmt: skip
 
+
+def as_data(data: Any) -> Data:
+    """A Data of whatever a user brings: Data, a Source, or a map-style dataset of images."""
+    if isinstance(data, Data):
+        return data
+    return without_test(data if isinstance(data, Source) else Wrapped(data))

@@ -60,10 +60,8 @@ class Geometry:
 
     def map_points(self, points: Float[Tensor, "B N 2"], *, inverse: bool = False) -> Float[Tensor, "B N 2"]:
         """View pixels to source pixels; with `inverse` source pixels to view pixels."""
-        expect(
-            points.ndim == 3 and len(points) == len(self) and points.shape[2] == 2, "points", f"shape [{len(self)}, N, 2]",
-            tuple(points.shape),
-        )  # fmt: skip
+        fits = points.ndim == 3 and len(points) == len(self) and points.shape[2] == 2
+        expect(fits, "points", f"shape [{len(self)}, N, 2]", tuple(points.shape))
         linear, offset = self.matrix[:, :, :2], self.matrix[:, None, :, 2]
         if inverse:
             return torch.linalg.solve(linear, (points - offset).transpose(1, 2)).transpose(1, 2)

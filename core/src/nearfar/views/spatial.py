@@ -28,8 +28,8 @@ def is_affine(config: ImageViewConfig) -> bool:
 def crops(config: ImageViewConfig, source: Tensor, index: Tensor, rng: Rng) -> Tensor:
     """Boxes [B, 4] in whole pixels, distributed as in Inception-style random resized crops.
 
-    Ten times an area and a ratio are drawn, and the first box that fits is placed uniformly; where none fits, the crop is
-    the largest central one whose ratio is within `crop_ratio`.
+    Ten times an area and a ratio are drawn, and the first box that fits is placed uniformly; where none fits, the crop
+    is the largest central one whose ratio is within `crop_ratio`.
     """
     u = rng.uniform(index, "views.crop", 2 * _TRIES + 2)
     width, height = source.to(torch.float32).unbind(dim=1)
@@ -161,13 +161,14 @@ def _sample(image: Tensor, geometry: Geometry) -> Tensor:
     out = image.new_empty((num, channels, size, size), dtype=torch.float32)
     to_unit = torch.tensor([width, height], device=image.device, dtype=torch.float32)[:, None]
     # From [-1, 1] over the view to its pixels, to the source's, to [-1, 1] over the source.
-    theta = torch.cat([linear * (size / to_unit), geometry.matrix @ geometry.matrix.new_tensor([size, size, 2])[:, None] / to_unit - 1], dim=2)
+    centre = geometry.matrix @ geometry.matrix.new_tensor([[size], [size], [2]])
+    theta = torch.cat([linear * (size / to_unit), centre / to_unit - 1], dim=2)
     for factor in shrink.unique().tolist():
         chosen = (shrink == factor).nonzero()[:, 0]
         pixels = image if len(chosen) == num else image[chosen]
         pixels = pixels.float()
         if factor > 1:
-            pixels = F.interpolate(pixels, (height // factor, width // factor), mode="area")
+            pixels = F.interpolate(pixels, (max(height // factor, 1), max(width // factor, 1)), mode="area")
         grid = F.affine_grid(theta[chosen], [len(chosen), channels, size, size], align_corners=False)
         out[chosen] = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out

@@ -77,7 +77,7 @@ def build(config: EncoderConfig, shape: tuple[int, ...]) -> Encoder:
 
     Args:
         config: its `name` is "auto", "convnet", "tiny-vit", "timm/NAME" or "torchvision/NAME"; a residual net's name
-            may end in "+small-stem" for a 3 x 3 first convolution of stride 1 without max-pooling, which small images need.
+            may end in "+small-stem" for a 3 x 3 first convolution of stride 1 without max-pooling, for small images.
             "auto" is the convnet up to 48 pixels, timm/resnet18 above, with the small stem up to 64.
         shape: (C, H, W) of the images.
 

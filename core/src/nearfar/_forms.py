@@ -1,0 +1,261 @@
+"""A contrast's arguments, checked and resolved into one record that both implementations read.
+
+Legend: B anchors, N candidates, D embedding, K further negatives, P own candidates of an anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar._similarity import Lorentz, Similarity, normalize
+from nearfar.checks import expect, expect_choice, expect_positive
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One direction of a contrast: rows are anchors. Vectors are of the accumulation type and normalised already."""
+
+    anchor: Tensor | None
+    candidate: Tensor | None
+    logits: Tensor | None
+    similarity: Similarity | None
+    scale: float | Tensor
+    positive_scale: float | Tensor
+    margin: float
+    bound: float
+    """largest |logit|, infinite where unknown"""
+    targets: Tensor | None
+    labels: Pair | None
+    positive: Tensor | None
+    weight: Tensor | None
+    positives: str
+    denominator: str | Tensor
+    group: Pair | None
+    own: Tensor | None
+    per_anchor: Tensor | None
+    log_weight: Tensor | None
+    extra: tuple[Tensor, ...]
+    normalize_extra: bool
+    directions: str
+
+    @property
+    def num_rows(self) -> int:
+        return (self.logits if self.anchor is None else self.anchor).shape[0]  # type: ignore[union-attr]
+
+    @property
+    def num_columns(self) -> int:
+        return self.logits.shape[1] if self.candidate is None else self.candidate.shape[0]  # type: ignore[union-attr]
+
+    @property
+    def like(self) -> Tensor:
+        return self.logits if self.anchor is None else self.anchor  # type: ignore[return-value]
+
+    @property
+    def shifted(self) -> bool:
+        """Whether a positive's logit differs from what the same pair had as a negative."""
+        return self.margin != 0.0 or self.positive_scale is not self.scale
+
+    def transposed(self) -> Form:
+        """The same pairs with columns as anchors."""
+        labels, own = self.labels, self.own
+        if self.targets is not None:
+            labels = (torch.arange(self.num_columns, device=self.like.device), self.targets)
+        elif labels is not None:
+            labels = (labels[1], labels[0])
+        if own is not None:
+            rows = torch.arange(self.num_rows, device=own.device)
+            inverse = torch.full((self.num_columns,), -1, dtype=torch.long, device=own.device)
+            own = inverse.index_put_((own[own >= 0],), rows[own >= 0])
+        return replace(
+            self, anchor=self.candidate, candidate=self.anchor, targets=None, labels=labels, own=own,
+            logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight), log_weight=_t(self.log_weight),
+            denominator=self.denominator if isinstance(self.denominator, str) else self.denominator.t(),
+            group=None if self.group is None else (self.group[1], self.group[0]),
+            similarity=None if self.similarity is None else _Swapped(self.similarity),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Swapped:
+    inner: Similarity
+
+    def tile(self, a: Tensor, c: Tensor) -> Tensor:
+        return self.inner.tile(c, a).t()
+
+
+def _t(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.t()
+
+
+def resolve(  # noqa: PLR0913
+    anchor: Tensor | None, candidate: Tensor | None, *, logits: Tensor | None, similarity: str | Similarity,
+    targets: Tensor | None, labels: Tensor | Pair | None, positive: Tensor | None, weight: Tensor | None,
+    positives: str, denominator: str | Tensor, group: Tensor | Pair | None, own: Tensor | None,
+    per_anchor: Tensor | None, log_weight: Tensor | None, extra: Sequence[Tensor],
+    temperature: float | Tensor, positive_temperature: float | Tensor | None, margin: float,
+    normalize_sides: Sequence[str], directions: str,
+) -> Form:  # fmt: skip
+    """The record of a contrast, or a complaint that names the argument."""
+    expect_choice("positives", positives, ("mean", "sum", "each", "soft"))
+    expect_choice("directions", directions, ("row", "column", "both", "self"))
+    if isinstance(denominator, str):
+        expect_choice("denominator", denominator, ("all", "negatives"))
+    if isinstance(similarity, str):
+        expect_choice("similarity", similarity, ("cosine", "dot", "lorentz"))
+    for side in normalize_sides:
+        expect_choice("normalize", side, ("anchor", "candidate"))
+    given = [name for name, value in (("targets", targets), ("labels", labels), ("positive", positive),
+             ("weight", weight)) if value is not None]  # fmt: skip
+    expect(len(given) == 1, "targets, labels, positive, weight", "exactly one of them", given or "none")
+    expect((weight is None) == (positives != "soft"), "weight", "soft weights exactly with positives='soft'", positives)
+    expect(
+        positives != "soft" or (margin == 0.0 and positive_temperature is None),
+        "margin, positive_temperature", "none with positives='soft'", (margin, positive_temperature),
+    )  # fmt: skip
+    a, c, both_unit, swapped = _vectors(anchor, candidate, logits, similarity, normalize_sides, directions)
+    own_scores = logits if logits is not None else None
+    num_rows, num_columns = own_scores.shape if own_scores is not None else (a.shape[0], c.shape[0])  # type: ignore[union-attr]
+    like = own_scores if own_scores is not None else a
+    scale, largest = (1.0, 1.0) if logits is not None else _scale("temperature", temperature, num_rows, like)
+    positive_scale: float | Tensor = scale
+    if positive_temperature is not None:
+        expect(logits is None, "positive_temperature", "none beside logits", positive_temperature)
+        positive_scale, top = _scale("positive_temperature", positive_temperature, num_rows, like)
+        largest = max(largest, top)
+    if logits is not None:
+        logits = logits.to(_accumulate(logits))
+    single = directions == "self"
+    if single:
+        expect(own is None, "own", "none with directions='self', which sets it", "a tensor")
+        own = torch.arange(num_rows, device=like.device)  # type: ignore[union-attr]
+    if directions in ("column", "both"):
+        dense = log_weight is None or log_weight.ndim == 2
+        plain = isinstance(scale, float) or scale.ndim == 0
+        expect(
+            not extra and per_anchor is None and dense and plain, "extra, per_anchor, log_weight [N], temperature [B]",
+            f"none of them with directions={directions!r}", "at least one",
+        )  # fmt: skip
+    form = Form(
+        anchor=a, candidate=c, logits=logits, similarity=swapped, scale=scale, positive_scale=positive_scale,
+        margin=float(margin), bound=largest if both_unit else float("inf"),
+        targets=_ids("targets", targets, num_rows), labels=_pair("labels", labels, num_rows, num_columns),
+        positive=_dense("positive", positive, (num_rows, num_columns), torch.bool),
+        weight=_dense("weight", weight, (num_rows, num_columns), None), positives=positives,
+        denominator=denominator if isinstance(denominator, str)
+        else _dense("denominator", denominator, (num_rows, num_columns), torch.bool),  # type: ignore[arg-type]
+        group=_pair("group", group, num_rows, num_columns), own=_ids("own", own, num_rows),
+        per_anchor=per_anchor, log_weight=log_weight, extra=tuple(extra),
+        normalize_extra=similarity == "cosine" and "candidate" in normalize_sides, directions=directions,
+    )  # fmt: skip
+    _check_rest(form)
+    return form.transposed() if directions == "column" else form
+
+
+def _vectors(
+    anchor: Tensor | None, candidate: Tensor | None, logits: Tensor | None, similarity: str | Similarity,
+    sides: Sequence[str], directions: str,
+) -> tuple[Tensor | None, Tensor | None, bool, Similarity | None]:  # fmt: skip
+    """Anchors and candidates ready for a product, whether both are of unit length, and a similarity that is none."""
+    if logits is not None:
+        expect(anchor is None and candidate is None, "logits", "no anchor and candidate beside them", "both")
+        expect(logits.ndim == 2 and logits.numel() > 0, "logits", "shape [B, N], not empty", tuple(logits.shape))
+        expect(directions != "self" or logits.shape[0] == logits.shape[1], "logits", "a square for directions='self'",
+               tuple(logits.shape))  # fmt: skip
+        return None, None, False, None
+    expect(anchor is not None, "anchor", "a tensor [B, D] (or logits)", anchor)
+    assert anchor is not None  # for the type checker
+    expect(anchor.ndim == 2 and anchor.shape[0] > 0, "anchor", "shape [B, D], B >= 1", tuple(anchor.shape))
+    if directions == "self":
+        expect(candidate is None, "candidate", "none with directions='self'", "a tensor")
+    else:
+        expect(candidate is not None, "candidate", f"a tensor [N, D] with directions={directions!r}", candidate)
+        assert candidate is not None
+        expect(
+            candidate.ndim == 2 and candidate.shape[1] == anchor.shape[1] and candidate.shape[0] > 0,
+            "candidate", f"shape [N, {anchor.shape[1]}], N >= 1", tuple(candidate.shape),
+        )  # fmt: skip
+    kind = _accumulate(anchor, candidate)
+    a = anchor.to(kind)
+    c = a if candidate is None or candidate is anchor else candidate.to(kind)
+    if similarity == "cosine":
+        shared = c is a and set(sides) == {"anchor", "candidate"}
+        a, c = (normalize(a) if "anchor" in sides else a), (normalize(c) if "candidate" in sides and not shared else c)
+        return a, a if shared else c, set(sides) == {"anchor", "candidate"}, None
+    if similarity == "dot":
+        return a, c, False, None
+    return a, c, False, Lorentz() if similarity == "lorentz" else similarity  # type: ignore[return-value]
+
+
+def _accumulate(*tensors: Tensor | None) -> torch.dtype:
+    for x in tensors:
+        if x is not None:
+            expect(x.is_floating_point(), "anchor, candidate, logits", "floating point", x.dtype, TypeError)
+    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def _scale(name: str, value: float | Tensor, num_rows: int, like: Tensor | None) -> tuple[float | Tensor, float]:
+    """One over a temperature, and its largest value."""
+    if not isinstance(value, Tensor):
+        expect_positive(name, value)
+        return 1.0 / value, 1.0 / value
+    expect(value.shape in ((), (num_rows,)), name, f"a number, or shape [] or [{num_rows}]", tuple(value.shape))
+    low = float(value.detach().min())
+    expect_positive(name, low)
+    return value.to(like.dtype).reciprocal(), 1.0 / low  # type: ignore[union-attr]
+
+
+def _ids(name: str, value: Tensor | None, num: int) -> Tensor | None:
+    if value is None:
+        return None
+    expect(tuple(value.shape) == (num,), name, f"shape [{num}]", tuple(value.shape))
+    expect(not value.is_floating_point() and not value.is_complex(), name, "integers", value.dtype, TypeError)
+    return value.long()
+
+
+def _pair(name: str, value: Tensor | Pair | None, num_rows: int, num_columns: int) -> Pair | None:
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        expect(num_rows == num_columns, name, "(anchor ids, candidate ids) where anchors and candidates differ in number",
+               "one tensor")  # fmt: skip
+        value = (value, value)
+    first = _ids(name, value[0], num_rows)
+    return first, first if value[1] is value[0] else _ids(name, value[1], num_columns)  # type: ignore[return-value]
+
+
+def _dense(name: str, value: Tensor | None, shape: tuple[int, int], dtype: torch.dtype | None) -> Tensor | None:
+    if value is None:
+        return None
+    expect(tuple(value.shape) == shape, name, f"shape {list(shape)}", tuple(value.shape))
+    if dtype is not None:
+        expect(value.dtype == dtype, name, f"dtype {dtype}", value.dtype, TypeError)
+    return value
+
+
+def _check_rest(form: Form) -> None:
+    if form.targets is not None or form.own is not None:
+        for name, index in (("targets", form.targets), ("own", form.own if form.directions != "self" else None)):
+            if index is not None:
+                low, high = (int(v) for v in torch.aminmax(index))
+                expect(low >= -1 and high < form.num_columns, name, f"values from -1 to {form.num_columns - 1}",
+                       f"{low} to {high}")  # fmt: skip
+    if form.log_weight is not None:
+        shapes: Any = ((form.num_columns,), (form.num_rows, form.num_columns))
+        expect(tuple(form.log_weight.shape) in shapes, "log_weight", f"shape {shapes[0]} or {shapes[1]}",
+               tuple(form.log_weight.shape))  # fmt: skip
+    if form.extra or form.per_anchor is not None:
+        expect(form.anchor is not None, "extra, per_anchor", "none beside logits", "at least one")
+        dim = form.anchor.shape[1]  # type: ignore[union-attr]
+        for x in form.extra:
+            expect(x.ndim == 2 and x.shape[1] == dim, "extra", f"shape [K, {dim}]", tuple(x.shape))
+        if form.per_anchor is not None:
+            shape = tuple(form.per_anchor.shape)
+            expect(len(shape) == 3 and (shape[0], shape[2]) == (form.num_rows, dim), "per_anchor",
+                   f"shape [{form.num_rows}, P, {dim}]", shape)  # fmt: skip

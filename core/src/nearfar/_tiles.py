@@ -1,0 +1,168 @@
+"""Parts of the tiled engine: which pairs a tile leaves out, running sums of exponentials, and a tile's gradient.
+
+Legend: B anchors, N candidates, r x w one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MINUS_INF = float("-inf")
+BOUND = 60.0
+"""largest |logit| whose exponentials may be summed without a shift: exp(+-60) and any realistic sum stay in fp32"""
+STRIP = 1 << 20
+"""entries of one strip of rows (4 MB in fp32)"""
+
+
+def edge(device: torch.device) -> int:
+    """Side of a tile: fits a core's cache on the CPU, fills the device elsewhere."""
+    return 512 if device.type == "cpu" else 4096
+
+
+def spans(num: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of at most `size`."""
+    for start in range(0, num, size):
+        yield start, min(start + size, num)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Sums of exponentials need full precision whatever the surrounding autocast wants."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _ranges(ids: Tensor, size: int) -> list[tuple[int, int]]:
+    """Smallest and largest id of every block; one transfer to the host."""
+    lows = torch.stack([part.amin() for part in ids.split(size)])
+    highs = torch.stack([part.amax() for part in ids.split(size)])
+    return list(zip(lows.tolist(), highs.tolist(), strict=True))
+
+
+@dataclass
+class Mask:
+    """Pairs (i, j) that are left out, told by integers per row and column instead of a B x N matrix.
+
+    Args:
+        exclude: index tensors [B]; anchor i never meets candidate exclude[i] (-1: none).
+        same: pairs of id tensors ([B], [N]); only equal ids meet.
+        differ: pairs of id tensors ([B], [N]); equal ids never meet.
+    """
+
+    exclude: tuple[Tensor, ...] = ()
+    same: tuple[tuple[Tensor, Tensor], ...] = ()
+    differ: tuple[tuple[Tensor, Tensor], ...] = ()
+    _cache: dict[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
+
+    def _range(self, ids: Tensor, size: int, start: int) -> tuple[int, int]:
+        key = (id(ids), size)
+        if key not in self._cache:
+            self._cache[key] = _ranges(ids, size)
+        return self._cache[key][start // size]
+
+    def hide_(self, logits: Tensor, rows: tuple[int, int], columns: tuple[int, int], size: tuple[int, int]) -> bool:
+        """Sets left-out entries of a tile to -inf; False when nothing of the tile remains.
+
+        `size` is the grid's pitch, so that whole blocks are judged by their smallest and largest id.
+        """
+        (i0, i1), (j0, j1) = rows, columns
+        for x, y in self.same:
+            low, high = self._range(x, size[0], i0)
+            first, last = self._range(y, size[1], j0)
+            if low > last or first > high:
+                return False
+            if not low == high == first == last:
+                logits.masked_fill_(x[i0:i1, None] != y[None, j0:j1], MINUS_INF)
+        for x, y in self.differ:
+            low, high = self._range(x, size[0], i0)
+            first, last = self._range(y, size[1], j0)
+            if low <= last and first <= high:
+                logits.masked_fill_(x[i0:i1, None] == y[None, j0:j1], MINUS_INF)
+        for index in self.exclude:
+            low, high = self._range(index, size[0], i0)
+            if low < j1 and high >= j0:
+                local = index[i0:i1] - j0
+                inside = (local >= 0) & (local < j1 - j0)
+                local = local.clamp(0, j1 - j0 - 1).unsqueeze(1)
+                kept = logits.gather(1, local)
+                logits.scatter_(1, local, kept.masked_fill_(inside.unsqueeze(1), MINUS_INF))
+        return True
+
+    def skips(self, rows: tuple[int, int], columns: tuple[int, int], size: tuple[int, int]) -> bool:
+        """Whether a tile has no pair at all, known before its product is computed."""
+        for x, y in self.same:
+            low, high = self._range(x, size[0], rows[0])
+            first, last = self._range(y, size[1], columns[0])
+            if low > last or first > high:
+                return True
+        return False
+
+
+class Buffer:
+    """Memory of one tile, used for every tile; a view has the tile's shape and is contiguous."""
+
+    def __init__(self, entries: int, like: Tensor) -> None:
+        self._flat = like.new_empty(entries)
+
+    def view(self, rows: int, columns: int) -> Tensor:
+        return self._flat[: rows * columns].view(rows, columns)
+
+
+class Running:
+    """log sum exp over tiles: plain sums for bounded logits, else an exact running maximum beside rescaled sums."""
+
+    def __init__(self, num: int, like: Tensor, bounded: bool) -> None:
+        self.total = like.new_zeros(num)
+        self.peak = None if bounded else like.new_full((num,), MINUS_INF)
+
+    def add(self, tile: Tensor, span: tuple[int, int], dim: int, scratch: Buffer | None) -> None:
+        """Adds a tile along `dim`: exponentials when bounded, else logits."""
+        total = self.total[span[0] : span[1]]
+        if self.peak is None:
+            total += tile.sum(dim)
+            return
+        peak = self.peak[span[0] : span[1]]
+        new = torch.maximum(peak, tile.amax(dim))
+        shift = new.masked_fill(new == MINUS_INF, 0.0)
+        out = scratch.view(*tile.shape)  # type: ignore[union-attr]
+        torch.sub(tile, shift.unsqueeze(dim), out=out).exp_()
+        total.mul_(torch.exp(peak - shift)).add_(out.sum(dim))
+        peak.copy_(new)
+
+    def result(self) -> Tensor:
+        """The log sums; -inf where nothing was added."""
+        return self.total.log() if self.peak is None else self.total.log().add_(self.peak)
+
+
+class Share:
+    """What one anchor's upstream gradient g makes of a tile: g * softmax, from the known log sums."""
+
+    def __init__(self, log_sum: Tensor, grad: Tensor, bounded: bool) -> None:
+        empty = log_sum == MINUS_INF
+        self.log_sum = log_sum.masked_fill(empty, 0.0)
+        self.grad = grad.masked_fill(empty, 0.0)
+        self.factor = self.grad * torch.exp(-self.log_sum) if bounded else None
+
+
+def gradient_(
+    logits: Tensor, rows: tuple[int, int], columns: tuple[int, int],
+    row_share: Share, column_share: Share | None, scratch: Buffer,
+) -> Tensor:  # fmt: skip
+    """The gradient of sum(g * log sum exp) with respect to a tile's logits, in the tile's own memory where possible."""
+    (i0, i1), (j0, j1) = rows, columns
+    if row_share.factor is not None:
+        logits.exp_()
+        if column_share is None:
+            return logits.mul_(row_share.factor[i0:i1, None])
+        both = scratch.view(*logits.shape)
+        torch.add(row_share.factor[i0:i1, None], column_share.factor[None, j0:j1], out=both)  # type: ignore[index]
+        return logits.mul_(both)
+    out = scratch.view(*logits.shape)
+    torch.sub(logits, row_share.log_sum[i0:i1, None], out=out).exp_().mul_(row_share.grad[i0:i1, None])
+    if column_share is not None:
+        logits.sub_(column_share.log_sum[None, j0:j1]).exp_().mul_(column_share.grad[None, j0:j1])
+        out.add_(logits)
+    return out

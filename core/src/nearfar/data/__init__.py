@@ -1,0 +1,36 @@
+"""Sources of raw samples, and what brings them to a method in batches."""
+
+from __future__ import annotations
+
+from nearfar.data.arrays import ArraySource, open_arrays
+from nearfar.data.digits import digits
+from nearfar.data.folder import ImageFiles, ImageFolder, open_folder
+from nearfar.data.loader import Loader
+from nearfar.data.memorymap import MemoryMap, memory_map
+from nearfar.data.open import open_data, view_size
+from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults
+from nearfar.data.split import holdout, without_test
+from nearfar.data.wrapped import Wrapped
+
+__all__ = [
+    "ArraySource",
+    "BadSample",
+    "Data",
+    "Fault",
+    "ImageFiles",
+    "ImageFolder",
+    "Loader",
+    "MemoryMap",
+    "Source",
+    "Subset",
+    "TooManyFaults",
+    "Wrapped",
+    "digits",
+    "holdout",
+    "memory_map",
+    "open_arrays",
+    "open_data",
+    "open_folder",
+    "view_size",
+    "without_test",
+]

@@ -1,0 +1,66 @@
+"""From a DataConfig to data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from nearfar.checks import expect_choice
+from nearfar.config import DataConfig
+from nearfar.data.arrays import open_arrays
+from nearfar.data.digits import digits
+from nearfar.data.folder import ImageFiles, open_folder
+from nearfar.data.memorymap import memory_map
+from nearfar.data.source import Data, Source
+from nearfar.data.split import holdout
+
+PHOTOGRAPH = 224
+"""side of the views of photographs"""
+
+
+def open_data(
+    config: DataConfig, *, datasets: Mapping[str, Callable[[DataConfig], Data | Source]] | None = None
+) -> Data:
+    """The data that a config describes: read, mapped into memory if made of files, and split.
+
+    `source` "folder" takes a folder of images, or a .npy or .npz file; "digits" ships with scikit-learn; other names
+    are looked up in `datasets`. Without a split of its own, `config.validation` of the samples is held out.
+
+    Args:
+        config: what to open.
+        datasets: further sources by name.
+
+    Raises:
+        ValueError, FileNotFoundError: unknown source, nothing there, not images; the message says what was found.
+    """
+    named = datasets or {}
+    expect_choice("data.source", config.source, ["folder", "digits", *sorted(named)])
+    if config.source == "digits":
+        found: Data | Source = digits(channels=config.channels)
+    elif config.source in named:
+        found = named[config.source](config)
+    elif Path(config.root).suffix.lower() in (".npy", ".npz") and not Path(config.root).is_dir():
+        found = open_arrays(config.root, channels=config.channels)
+    else:
+        found = open_folder(config.root, channels=config.channels or 3, shorter=shorter_side(config))
+    if isinstance(found, Data):
+        return Data(_mapped(found.train, config), _mapped(found.test, config), found.holdout)
+    return holdout(_mapped(found, config), config.validation)
+
+
+def shorter_side(config: DataConfig) -> int:
+    """Shorter side to which larger image files are reduced: a quarter above the views, which crop and enlarge."""
+    return math.ceil(1.25 * (config.image_size or PHOTOGRAPH))
+
+
+def view_size(config: DataConfig, source: Source) -> int:
+    """Side of the views: the configured one, else the source's own, but 224 for photographs."""
+    own = min(source.shape[1:]) if source.shape else PHOTOGRAPH
+    return config.image_size or min(own, PHOTOGRAPH)
+
+
+def _mapped(source: Source, config: DataConfig) -> Source:
+    if not isinstance(source, ImageFiles):
+        return source
+    return memory_map(source, memory_gb=config.memory_gb, cache=config.cache, max_bad_share=config.max_bad_share)

@@ -1,0 +1,297 @@
+"""The exact tiled engine: log sums of exponentials of a product of two matrices that is never stored.
+
+Everything else of a contrast (normalising, temperature, positives, reductions) costs O(B D) and is ordinary autograd
+around these functions. Each takes a temperature already multiplied into the anchors, and returns a log sum per anchor.
+
+Legend: B anchors, N candidates, D embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
+
+__all__ = ["Mask", "frozen_log_sum_exp", "log_sum_exp", "self_log_sum_exp"]
+
+
+@torch.compiler.disable
+def self_log_sum_exp(z_BD: Tensor, mask: Mask, *, bounded: bool = False, tile: int | None = None) -> Tensor:
+    """log sum_j exp(z_i . z_j) over the pairs a symmetric mask leaves, from the tiles on and above the diagonal only.
+
+    Args:
+        z_BD: embeddings [B, D].
+        mask: pairs left out; must leave out (j, i) with (i, j), and usually excludes i itself.
+        bounded: every |z_i . z_j| is at most 60, so that no maximum is needed.
+        tile: side of a tile; None chooses.
+
+    Returns:
+        [B]; -inf where a row has no pair.
+
+    Notes:
+        B^2 D FLOP forward and 3 B^2 D backward (a plain product is 2 B^2 D); memory O(B D + tile^2).
+    """
+    return _Self.apply(z_BD, mask, bounded, tile or edge(z_BD.device))  # type: ignore[return-value]
+
+
+@torch.compiler.disable
+def log_sum_exp(
+    a_BD: Tensor, c_ND: Tensor, mask: Mask, *, both: bool = False, bounded: bool = False,
+    weight_B: Tensor | None = None, tile: int | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """log sum_j exp(a_i . c_j) over the pairs that a mask leaves; with `both` the log sums over i as well.
+
+    Args:
+        a_BD: anchors [B, D].
+        c_ND: candidates [N, D].
+        mask: pairs left out.
+        both: also sum over columns, from the same tiles.
+        bounded: every |a_i . c_j| is at most 60, so that no maximum is needed.
+        weight_B: expected gradient of the result up to a factor; when it comes true the candidates' gradient, made in
+            the forward pass, is used as it is, else the tiles are computed again.
+        tile: side of a tile, or rows of a strip; None chooses.
+
+    Returns:
+        Row log sums [B], and column log sums [N] or None; -inf where there is no pair.
+
+    Notes:
+        Rows alone: 6 B N D FLOP when `weight_B` comes true or candidates need no gradient, else 8; both: 8.
+        Memory O((B + N) D + tile).
+    """
+    if both:
+        return _Both.apply(a_BD, c_ND, mask, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
+    rows = tile or max(32, min(edge(a_BD.device), STRIP // max(1, c_ND.shape[0])))
+    return _Rows.apply(a_BD, c_ND, mask, bounded, rows, weight_B), None  # type: ignore[return-value]
+
+
+@torch.compiler.disable
+def frozen_log_sum_exp(
+    a_BD: Tensor, c_KD: Tensor, *, normalize: bool, bounded: bool = False, tile: int | None = None
+) -> Tensor:
+    """log sum_j exp(a_i . c_j) over candidates without gradient, cast and normalised a chunk at a time.
+
+    Args:
+        a_BD: anchors [B, D].
+        c_KD: candidates [K, D] of any float type, for instance a queue; read, never copied as a whole.
+        normalize: divide candidates by their norm.
+        bounded: every |a_i . c_j| is at most 60.
+        tile: rows of a tile; None chooses.
+
+    Returns:
+        [B]; -inf when K is 0.
+
+    Notes:
+        4 B K D FLOP forward with gradient, 2 without, none backward; memory O(B D + tile).
+    """
+    return _Frozen.apply(a_BD, c_KD, normalize, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
+
+
+class _Self(Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mask: Mask, bounded: bool, size: int) -> Tensor:
+        num = z.shape[0]
+        buffer = Buffer(min(size, num) ** 2, z)
+        scratch = None if bounded else Buffer(min(size, num) ** 2, z)
+        sums = Running(num, z, bounded)
+        for rows, columns, logits in _upper(z, mask, size, buffer):
+            if bounded:
+                logits.exp_()
+            sums.add(logits, rows, 1, scratch)
+            if rows != columns:
+                sums.add(logits, columns, 0, scratch)
+        result = sums.result()
+        ctx.save_for_backward(z, result)
+        ctx.options = (mask, bounded, size)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, log_sum = ctx.saved_tensors
+        mask, bounded, size = ctx.options
+        with no_autocast(z.device):
+            entries = min(size, z.shape[0]) ** 2
+            buffer, scratch = Buffer(entries, z), Buffer(entries, z)
+            share = Share(log_sum, grad, bounded)
+            out = torch.zeros_like(z)
+            for rows, columns, logits in _upper(z, mask, size, buffer):
+                g = gradient_(logits, rows, columns, share, share, scratch)
+                out[slice(*rows)].addmm_(g, z[slice(*columns)])
+                if rows != columns:
+                    out[slice(*columns)].addmm_(g.t(), z[slice(*rows)])
+        return out, None, None, None
+
+
+def _upper(z: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
+    """Tiles of z z^T on and above the diagonal, left-out pairs at -inf."""
+    for rows in spans(z.shape[0], size):
+        for j in range(rows[0], z.shape[0], size):
+            columns = (j, min(j + size, z.shape[0]))
+            logits = _tile(z, z, rows, columns, mask, (size, size), buffer)
+            if logits is not None:
+                yield rows, columns, logits
+
+
+def _tile(
+    a: Tensor, c: Tensor, rows: tuple[int, int], columns: tuple[int, int],
+    mask: Mask, size: tuple[int, int], buffer: Buffer,
+) -> Tensor | None:  # fmt: skip
+    if mask.skips(rows, columns, size):
+        return None
+    logits = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
+    torch.mm(a[slice(*rows)], c[slice(*columns)].t(), out=logits)
+    mask.hide_(logits, rows, columns, size)
+    return logits
+
+
+class _Both(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, size: int) -> tuple[Tensor, Tensor]:
+        buffer = Buffer(size * size, a)
+        scratch = None if bounded else Buffer(size * size, a)
+        row_sums, column_sums = Running(a.shape[0], a, bounded), Running(c.shape[0], a, bounded)
+        for rows, columns, logits in _grid(a, c, mask, size, buffer):
+            if bounded:
+                logits.exp_()
+            row_sums.add(logits, rows, 1, scratch)
+            column_sums.add(logits, columns, 0, scratch)
+        result = row_sums.result(), column_sums.result()
+        ctx.save_for_backward(a, c, *result)
+        ctx.options = (mask, bounded, size)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, row_grad: Tensor, column_grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, c, row_sum, column_sum = ctx.saved_tensors
+        mask, bounded, size = ctx.options
+        with no_autocast(a.device):
+            shares = Share(row_sum, row_grad, bounded), Share(column_sum, column_grad, bounded)
+            grads = _recompute(a, c, mask, size, shares, ctx.needs_input_grad)
+        return *grads, None, None, None
+
+
+def _grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
+    for rows in spans(a.shape[0], size):
+        for columns in spans(c.shape[0], size):
+            logits = _tile(a, c, rows, columns, mask, (size, size), buffer)
+            if logits is not None:
+                yield rows, columns, logits
+
+
+def _recompute(
+    a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of both operands from tiles that are computed again."""
+    buffer, scratch = Buffer(size * size, a), Buffer(size * size, a)
+    grad_a = torch.zeros_like(a) if needs[0] else None
+    grad_c = torch.zeros_like(c) if needs[1] else None
+    for rows, columns, logits in _grid(a, c, mask, size, buffer):
+        g = gradient_(logits, rows, columns, *shares, scratch)
+        if grad_a is not None:
+            grad_a[slice(*rows)].addmm_(g, c[slice(*columns)])
+        if grad_c is not None:
+            grad_c[slice(*columns)].addmm_(g.t(), a[slice(*rows)])
+    return grad_a, grad_c
+
+
+class _Rows(Function):
+    """Strips of rows: each is final at once, so its gradient is made while its exponentials are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, rows_a_strip: int, weight: Tensor | None
+    ) -> Tensor:
+        num, width = a.shape[0], c.shape[0]
+        need_a, need_c = ctx.needs_input_grad[:2]
+        made = weight is not None and need_c
+        buffer = Buffer(min(rows_a_strip, num) * width, a)
+        result = a.new_empty(num)
+        mean_c = torch.empty_like(a) if need_a else None
+        mean_a = torch.zeros_like(c) if made else None
+        for rows in spans(num, rows_a_strip):
+            part = slice(*rows)
+            e = buffer.view(rows[1] - rows[0], width)
+            torch.mm(a[part], c.t(), out=e)
+            if not mask.hide_(e, rows, (0, width), (rows_a_strip, width)):
+                e.fill_(MINUS_INF)
+            shift = None if bounded else e.amax(1)
+            if shift is not None:
+                e.sub_(shift.masked_fill(shift == MINUS_INF, 0.0).unsqueeze(1))
+            total = e.exp_().sum(1)
+            result[part] = total.log() if shift is None else total.log() + shift
+            inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
+            if mean_c is not None:
+                torch.mm(e, c, out=mean_c[part]).mul_(inverse.unsqueeze(1))
+            if mean_a is not None:
+                mean_a.addmm_(e.t(), a[part] * (inverse * weight[part]).unsqueeze(1))  # type: ignore[index]
+        ctx.save_for_backward(a, c, result, mean_c, mean_a, weight)
+        ctx.options = (mask, bounded)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, c, log_sum, mean_c, mean_a, weight = ctx.saved_tensors
+        mask, bounded = ctx.options
+        with no_autocast(a.device):
+            grad_a = mean_c * grad.masked_fill(log_sum == MINUS_INF, 0.0).unsqueeze(1) if mean_c is not None else None
+            grad_c = None
+            if ctx.needs_input_grad[1]:
+                factor = _common_factor(grad, weight) if mean_a is not None else None
+                if factor is not None:
+                    grad_c = mean_a * factor
+                else:
+                    shares = Share(log_sum, grad, bounded), None
+                    grad_c = _recompute(a, c, mask, edge(a.device), shares, (False, True))[1]
+        return grad_a, grad_c, None, None, None, None
+
+
+def _common_factor(grad: Tensor, weight: Tensor) -> Tensor | None:
+    """k with grad == k * weight, or None."""
+    factor = grad[weight.argmax()] / weight.amax()
+    return factor if torch.equal(grad, weight * factor) else None
+
+
+class _Frozen(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, c: Tensor, normalize: bool, bounded: bool, size: int) -> Tensor:
+        need = ctx.needs_input_grad[0]
+        width = min(2 * size, max(1, c.shape[0]))
+        buffer = Buffer(size * width, a)
+        total = a.new_zeros(a.shape[0])
+        peak = torch.zeros_like(total) if bounded else torch.full_like(total, MINUS_INF)
+        mean = torch.zeros_like(a) if need else None
+        for j0, j1 in spans(c.shape[0], width):
+            chunk = c[j0:j1].to(a.dtype)
+            if normalize:
+                chunk = torch.nn.functional.normalize(chunk, dim=1, eps=1e-12)
+            for i0, i1 in spans(a.shape[0], size):
+                e = buffer.view(i1 - i0, j1 - j0)
+                torch.mm(a[i0:i1], chunk.t(), out=e)
+                if not bounded:
+                    new = torch.maximum(peak[i0:i1], e.amax(1))
+                    old = torch.exp(peak[i0:i1] - new)
+                    total[i0:i1] *= old
+                    if mean is not None:
+                        mean[i0:i1] *= old.unsqueeze(1)
+                    peak[i0:i1] = new
+                    e.sub_(new.unsqueeze(1))
+                total[i0:i1] += e.exp_().sum(1)
+                if mean is not None:
+                    mean[i0:i1].addmm_(e, chunk)
+        if mean is not None:
+            mean.div_(total.clamp_min(torch.finfo(total.dtype).tiny).unsqueeze(1))
+        ctx.save_for_backward(mean)
+        return total.log() + peak
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (mean,) = ctx.saved_tensors
+        return mean * grad.unsqueeze(1), None, None, None, None

@@ -1,0 +1,124 @@
+"""Known datasets by name, read from files that are already there; nothing is downloaded."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision import datasets as tv
+
+from nearfar.checks import expect
+from nearfar.config import DataConfig
+from nearfar.data import ArraySource, Data, ImageFiles, open_data
+from nearfar.data.open import shorter_side
+
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+DEBIAN = Path("/usr/share/datasets")
+"""where Debian's dataset packages put their files, e.g. dataset-fashion-mnist"""
+
+
+def open_images(config: DataConfig) -> Data:
+    """The images that a config describes: a folder, an array file, the digits, or a dataset by name (DATASETS)."""
+    return open_data(config, datasets=DATASETS)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A uint8 array of a file in the IDX format of MNIST, gzipped or not.
+
+    Raises:
+        ValueError: another format, another type of number, or more or fewer bytes than the header announces.
+    """
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        try:
+            zero, kind, num_dims = struct.unpack(">HBB", file.read(4))
+            expect((zero, kind) == (0, 8), str(path), "an IDX file of uint8", f"magic number {zero:04x}{kind:02x}")
+            shape = struct.unpack(f">{num_dims}I", file.read(4 * num_dims))
+            size = math.prod(shape)
+            body = file.read(size + 1)
+        except (struct.error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path}: expected a whole IDX file, received {error}") from error
+    expect(len(body) == size, str(path), f"{size} bytes for shape {shape}", "more" if len(body) > size else len(body))
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def _idx(config: DataConfig, *, name: str, torchvision: str, class_names: tuple[str, ...]) -> Data:
+    """MNIST and its likes: four IDX files in the root, its folder of that name, torchvision's, or Debian's."""
+    folders = [DEBIAN / name]
+    if config.root:
+        root = Path(config.root).expanduser()
+        folders = [root, root / name, root / torchvision / "raw", *folders]
+    stems = [f"{split}-{what}" for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    for folder in folders:
+        files = [next((f for f in (folder / stem, folder / f"{stem}.gz") if f.is_file()), None) for stem in stems]
+        if all(files):
+            arrays = [read_idx(file) for file in files if file]
+            return Data(*(
+                ArraySource(images, labels, name=f"{name} {split}", class_names=class_names, channels=config.channels)
+                for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:]))
+            ))  # fmt: skip
+    debian = f"apt-get install dataset-{name}, or " if name == "fashion-mnist" else ""
+    raise FileNotFoundError(
+        f"data.root: expected {stems[0]}[.gz] and its three companions in one of {', '.join(map(str, folders))}; "
+        f"to get them: {debian}{_advice(torchvision, config)}"
+    )
+
+
+def _arrays(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any, Any]) -> Data:
+    """Datasets that torchvision holds in memory; it checks their files against known sums before it reads them."""
+    sources = []
+    for split, part in zip(("train", "test"), splits, strict=True):
+        known = _open(config, torchvision, part)
+        labels = getattr(known, "targets", getattr(known, "labels", None))
+        sources.append(
+            ArraySource(known.data, labels, name=f"{name} {split}", class_names=known.classes, channels=config.channels)
+        )
+    return Data(*sources)
+
+
+def _files(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any, Any]) -> Data:
+    """Datasets of image files whose lists torchvision reads."""
+    sources = []
+    for split, part in zip(("train", "test"), splits, strict=True):
+        known = _open(config, torchvision, part)
+        root = Path(known.root)
+        files = [str(Path(file).relative_to(root)) for file in known._image_files]
+        sources.append(ImageFiles(
+            root, files, known._labels, known.classes,
+            name=f"{name} {split}", channels=config.channels or 3, shorter=shorter_side(config),
+        ))  # fmt: skip
+    return Data(*sources)
+
+
+def _open(config: DataConfig, torchvision: str, part: Any) -> Any:
+    expect(bool(config.root), "data.root", f"the folder that holds {torchvision}", "nothing; give --data.root FOLDER")
+    try:
+        return getattr(tv, torchvision)(str(Path(config.root).expanduser()), part, download=False)
+    except RuntimeError as error:  # how torchvision says that files are missing or damaged
+        where = f"data.root: expected {torchvision} as torchvision stores it in {config.root}"
+        raise FileNotFoundError(f"{where}, received: {error}; to get it: {_advice(torchvision, config)}") from error
+
+
+def _advice(torchvision: str, config: DataConfig) -> str:
+    root = config.root or "FOLDER"
+    return f"""python -c "from torchvision.datasets import {torchvision} as d; d({root!r}, download=True)" """.rstrip()
+
+
+DIGITS = tuple(map(str, range(10)))
+DATASETS: dict[str, Callable[[DataConfig], Data]] = {
+    "fashion-mnist": partial(_idx, name="fashion-mnist", torchvision="FashionMNIST", class_names=FASHION),
+    "mnist": partial(_idx, name="mnist", torchvision="MNIST", class_names=DIGITS),
+    "kmnist": partial(_idx, name="kmnist", torchvision="KMNIST", class_names=KANA),
+    "cifar10": partial(_arrays, name="cifar10", torchvision="CIFAR10", splits=(True, False)),
+    "cifar100": partial(_arrays, name="cifar100", torchvision="CIFAR100", splits=(True, False)),
+    "stl10": partial(_arrays, name="stl10", torchvision="STL10", splits=("train", "test")),
+    "food101": partial(_files, name="food101", torchvision="Food101", splits=("train", "test")),
+}
+"""what `--data.source` knows by name, besides "folder" and "digits" """

@@ -1,0 +1,55 @@
+"""Views that several systems share."""
+
+from __future__ import annotations
+
+from nearfar.config import ImageViewConfig
+
+
+def imagenet(strength: float = 1.0, crop: float = 0.08) -> ImageViewConfig:
+    """SimCLR's views of photographs; at strength 1 jitter is 0.8 (hue 0.2)."""
+    return ImageViewConfig(
+        crop_scale=(crop, 1.0),
+        flip=0.5,
+        jitter=0.8,
+        brightness=0.8 * strength,
+        contrast=0.8 * strength,
+        saturation=0.8 * strength,
+        hue=0.2 * strength,
+        grayscale=0.2,
+        blur=0.5,
+        blur_sigma=(0.1, 2.0),
+        exact_colour=True,
+    )
+
+
+def small() -> ImageViewConfig:
+    """Views of small natural images such as CIFAR's: half the strength and no blur."""
+    return ImageViewConfig(
+        crop_scale=(0.08, 1.0),
+        flip=0.5,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grayscale=0.2,
+        blur=0.0,
+    )
+
+
+def digits() -> ImageViewConfig:
+    """Views of handwritten digits: how a hand varies, and no flip, since a mirrored digit is another sign."""
+    return ImageViewConfig(
+        crop_scale=(1.0, 1.0),
+        crop_ratio=(1.0, 1.0),
+        rotate=0.35,
+        zoom=(0.7, 1.1),
+        aspect=0.2,
+        shear=0.2,
+        shift=0.2,
+        flip=0.0,
+        jitter=0.0,
+        grayscale=0.0,
+        gain=(0.6, 1.4),
+        noise=0.05,
+    )
