@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,8 @@ MODULES = (
     "nearfar.evaluate", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin", "nearfar.testing",
     "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights", "nearfar_images.data",
 )  # fmt: skip
+
+SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:", "Notes:", "Note:", "Example:", "Examples:")
 
 
 def first_line(thing: Any) -> str:
@@ -75,6 +78,41 @@ def objective_page(name: str, module: ModuleType) -> str:
 
 def api_page(name: str) -> str:
     return "\n".join([f"# {name}", "", *rst(f".. automodule:: {name}")])
+
+
+def readable(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Makes a plain-text docstring valid reStructuredText: what is set apart stays as it is, |x| and a*b are text."""
+    result: list[str] = []
+    apart = example = False
+    base = 0  # indentation of the line that a formula belongs to
+    for k, line in enumerate(lines):
+        apart = apart and (not line.strip() or _indent(line) > base)
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
+        if apart or example:
+            result.append(line)
+            continue
+        follows = next((other for other in lines[k + 1 :] if other.strip()), "")
+        spaced = k + 1 < len(lines) and not lines[k + 1].strip() and _indent(follows) > _indent(line)
+        if line.lstrip().startswith(".. "):
+            apart, base = True, _indent(line)
+            result.append(line)
+        elif line.rstrip().endswith(":") and spaced and line.strip() not in SECTIONS:
+            apart, base = True, _indent(line)
+            result.append(_escaped(line.rstrip().rstrip(":")) + "::")
+        else:
+            result.append(_escaped(line))
+    lines[:] = result
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _escaped(line: str) -> str:
+    """Escapes what reStructuredText would read as markup, outside of `code`."""
+    parts = re.split(r"(`+[^`]*`+)", line)
+    parts[::2] = [re.sub(r"[\\\\*|]|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def write(folder: Path, pages: dict[str, str]) -> None:
@@ -175,6 +213,7 @@ def _cell(value: Any) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", generate)
+    app.connect("autodoc-process-docstring", readable, priority=100)  # before napoleon reads the sections
     app.add_directive("objectives", Objectives)
     app.add_directive("systems", Systems)
     app.add_directive("benchmarks", Benchmarks)

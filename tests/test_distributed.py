@@ -20,6 +20,7 @@ def test_one_process_costs_nothing() -> None:
     assert not quiet.requires_grad
     assert distributed.reduce_sum(x).data_ptr() == x.data_ptr()
     assert distributed.broadcast(thing) is thing
+    assert distributed.gather_objects(thing) == [thing]
     assert distributed.shard(5) == slice(0, 5)
     distributed.barrier()
 

@@ -24,6 +24,7 @@ def gathers(x: Tensor, sizes: tuple[int, ...], weights: Tensor) -> dict[str, Any
     out: dict[str, Any] = {
         "where": (distributed.world(), distributed.rank(), distributed.is_main(), distributed.offset(len(mine))),
         "broadcast": distributed.broadcast({"name": f"process {distributed.rank()}", "list": [distributed.rank()]}, 1),
+        "objects": distributed.gather_objects({"rank": distributed.rank()}),
         "sum": distributed.reduce_sum(torch.tensor([float(len(mine)), 1.0])),
         "shard": distributed.gather(torch.arange(10)[distributed.shard(10)]),
         "empty": distributed.gather(x[:0]),
@@ -58,6 +59,7 @@ def test_collectives_agree_with_one_process(world: int) -> None:
     for rank, out in enumerate(results):
         assert out["where"] == (world, rank, rank == 0, sum(sizes[:rank]))
         assert out["broadcast"] == {"name": "process 1", "list": [1]}
+        assert out["objects"] == [{"rank": r} for r in range(world)]
         assert out["sum"].tolist() == [sum(sizes), world]
         assert out["shard"].tolist() == list(range(10))
         assert out["empty"].shape == (0, 4)

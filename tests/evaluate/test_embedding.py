@@ -68,7 +68,7 @@ def test_bad_input_is_named(data: tuple[Tensor, ...]) -> None:
     train_x, train_y, test_x, test_y = data
     bad = test_x.clone()
     bad[4, 0] = torch.nan
-    with pytest.raises(ValueError, match="test_x: expected finite features.*first 4"):
+    with pytest.raises(ValueError, match=r"test_x: expected finite features.*first 4"):
         evaluate_embedding(train_x, train_y, bad, test_y)
     with pytest.raises((ValueError, TypeError), match="test_x"):
         evaluate_embedding(train_x, train_y, test_x[:, :2], test_y)

@@ -63,10 +63,10 @@ def test_leave_one_out_equals_brute_force(digits: tuple[Tensor, ...], small_tile
 
 @pytest.mark.usefixtures("small_tiles")
 def test_equal_similarities_take_the_earlier_row_over_tiles() -> None:
-    """Features of +-1 in two dimensions have exact cosines, most of them equal."""
+    """Unit vectors along the axes have exact cosines of 0 and 1, most of them equal."""
     generator = torch.Generator().manual_seed(0)
-    bank = torch.randint(0, 2, (450, 2), generator=generator).float().mul(2).sub(1)
-    query = torch.randint(0, 2, (50, 2), generator=generator).float().mul(2).sub(1)
+    bank = torch.eye(3)[torch.randint(0, 3, (450,), generator=generator)]
+    query = torch.eye(3)[torch.randint(0, 3, (50,), generator=generator)]
     for k in (1, 7, 130, 300, 450):
         expected = (query @ bank.T).sort(dim=1, descending=True, stable=True).indices[:, :k]
         assert torch.equal(neighbours(bank, query, k=k)[1], expected), k

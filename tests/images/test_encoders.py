@@ -74,7 +74,7 @@ def test_dropout_before_the_classifier_is_gone():
 
 
 def test_no_dense_map():
-    with pytest.raises(TypeError, match="shufflenet_v2_x0_5.*has no dense feature map"):
+    with pytest.raises(TypeError, match=r"shufflenet_v2_x0_5.*has no dense feature map"):
         make("torchvision/shufflenet_v2_x0_5").dense(torch.zeros(1, 3, 64, 64))
 
 
@@ -195,7 +195,7 @@ def test_misfits_are_counted_and_named(tmp_path, whole):
 def test_weights_of_something_else(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"q": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="expected keys such as conv1.weight.*received keys such as q"):
+    with pytest.raises(ValueError, match=r"expected keys such as conv1.weight.*received keys such as q"):
         make("torchvision/resnet18", weights=str(path))
 
 

@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words) or 0
+        code = _dispatch(words) or 0
+        sys.stdout.flush()
+        return code
     except SystemExit as stop:
         if isinstance(stop.code, str):
             return _complain(stop.code, 1)

@@ -154,7 +154,7 @@ def memory_map(source: Source, *, memory_gb: float, cache: str = "", max_bad_sha
     folder = cache_folder(cache) / digest(VERSION, source.fingerprint())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
+        with _alone(folder):
             if folder.exists():
                 try:
                     return _checked(MemoryMap(source, folder), max_bad_share)
@@ -230,7 +230,7 @@ def _decoded(source: Source) -> Iterator[np.ndarray | Fault]:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the system lifts the lock when its holder dies."""
     if os.name != "posix":
         # Without such locks several builders each make their own, and the first to rename it wins.
@@ -238,6 +238,8 @@ def _alone(lock: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with open(lock, "w") as file:
+    with open(folder.with_suffix(".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for left in folder.parent.glob(f"{folder.name}.*.part"):  # by a builder that was killed
+            shutil.rmtree(left)
         yield

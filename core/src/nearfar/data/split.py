@@ -31,7 +31,7 @@ def holdout(source: Source, share: float, seed: int = 0) -> Data:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, total])))
     order = rng.permutation(total)
     if source.labels is not None:
-        order = _interleave(order, np.asarray(source.labels))
+        order = _quota(order, np.asarray(source.labels), num_test, rng)
     held = np.zeros(total, dtype=bool)
     held[order[:num_test]] = True
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
@@ -43,15 +43,17 @@ def without_test(source: Source) -> Data:
     return Data(source, Subset(source, np.zeros(0, dtype=np.int64)), holdout=True)
 
 
-def _interleave(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Reorders so that every prefix holds each class in proportion, to within one sample a class.
+def _quota(order: np.ndarray, labels: np.ndarray, num_test: int, rng: np.random.Generator) -> np.ndarray:
+    """Reorders so that the first `num_test` hold each class in proportion, to less than one sample.
 
-    The r-th of a class's n samples stands at (r + 1/2) / n of the way; ties keep the given order.
+    What rounding down leaves goes to the largest remainders, at last to classes that would have none to learn from.
     """
-    shuffled = labels[order]
-    by_class = np.argsort(shuffled, kind="stable")
-    counts = np.bincount(shuffled)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    rank = np.empty(len(order))
-    rank[by_class] = (np.arange(len(order)) - starts + 0.5) / np.repeat(counts, counts)
-    return order[np.argsort(rank, kind="stable")]
+    counts = np.bincount(labels)
+    quota, remainder = np.divmod(counts * num_test, len(labels))
+    emptied = quota + 1 >= counts
+    by_remainder = np.lexsort((rng.random(len(counts)), -remainder, emptied))
+    quota[by_remainder[: num_test - quota.sum()]] += 1
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    late = rank_in_class >= np.repeat(quota, counts)
+    return by_class[np.argsort(late, kind="stable")]

@@ -28,6 +28,8 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     parts["method.class"] = type(trainer.method).__name__
     parts["method.parameters"] = sum(p.numel() for p in trainer.method.parameters())
     parts["data.samples"] = len(trainer.data.train)
+    parts["data.num_classes"] = trainer.data.train.num_classes
+    parts["data.class_names"] = list(trainer.data.train.class_names)
     parts["data.fingerprint"] = trainer.data.train.fingerprint()
     kept = {name: value for name, value in parts.items() if not name.startswith(FREE)}
     return json.loads(json.dumps(kept))

@@ -24,7 +24,7 @@ from nearfar.rng import Rng
 
 LUMA = (0.299, 0.587, 0.114)
 _TO_YIQ = torch.tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)], dtype=torch.float64)
-_TURN = torch.tensor([[0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=torch.float64)
+_TURN = torch.tensor([[0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)  # red towards green, as in HSV
 _GREY = torch.tensor([LUMA] * 3, dtype=torch.float64)
 _QUARTER = torch.linalg.solve(_TO_YIQ, _TURN @ _TO_YIQ)
 # Saturation s and hue h give GREY + s cos(h) CHROMA + s sin(h) QUARTER.

@@ -165,18 +165,18 @@ def _sizes(image: Tensor | Ragged) -> Tensor:
     if isinstance(image, Ragged):
         expect(image.shapes is not None, "image", "Ragged with shapes [B, 3]", "Ragged without")
         expect(image.shapes.shape[1:] == (3,), "image", "Ragged with shapes [B, 3]", tuple(image.shapes.shape))
-        values, shapes = image.values, image.shapes
+        values, channels = image.values, image.shapes[:, 0].unique().tolist()
+        sizes = image.shapes[:, [2, 1]].to(values.device)
     elif isinstance(image, Tensor):
         expect(image.ndim == 4, "image", "shape [B, C, H, W]", tuple(image.shape))
-        values, shapes = image, torch.tensor(image.shape[1:], device=image.device).expand(len(image), 3)
+        values, channels = image, [image.shape[1]]
+        sizes = torch.tensor([image.shape[3], image.shape[2]], device=image.device).repeat(len(image), 1)
     else:
         raise TypeError(f"image: expected a tensor or Ragged, received {type(image).__name__}")
     expect(values.dtype == torch.uint8, "image", "uint8", values.dtype, TypeError)
-    expect(len(shapes) > 0, "image", "at least one sample", "none")
-    channels = shapes[:, 0].unique().tolist()
+    expect(len(sizes) > 0 and values.numel() > 0, "image", "at least one sample with pixels", "none")
     expect(channels in ([1], [3]), "image", "1 or 3 channels, the same in every sample", channels)
-    expect(bool((shapes[:, 1:] > 0).all()), "image", "at least one pixel", shapes.tolist())
-    return shapes[:, [2, 1]].to(values.device)
+    return sizes
 
 
 def _centre(image: Tensor, short: int, size: int) -> Tensor:
@@ -189,5 +189,5 @@ def _centre(image: Tensor, short: int, size: int) -> Tensor:
             image = image.float()
         image = image.contiguous(memory_format=torch.channels_last)
         image = F.interpolate(image, shape, mode="bilinear", antialias=True)
-    top, left = ((side - size) // 2 for side in shape)
+    top, left = (round((side - size) / 2) for side in shape)
     return image[:, :, top : top + size, left : left + size]

@@ -115,7 +115,7 @@ def resolve(name: str, shape: tuple[int, ...]) -> str:
         return name
     everywhere = [*OWN, *(f"{lib}/{n}" for lib in ("timm", "torchvision") for n in _names(lib))]
     near = [n for n in everywhere if n.partition("/")[2] == name]  # the library was left out
-    near = near or difflib.get_close_matches(name, everywhere, n=3, cutoff=0.6)
+    near = near or difflib.get_close_matches(name.removesuffix(SMALL_STEM), everywhere, n=3, cutoff=0.6)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     expected = "one of 'auto', 'convnet', 'tiny-vit', 'timm/NAME' and 'torchvision/NAME'"
     raise ValueError(f"encoder.name: expected {expected}, received {name!r}{hint}")
@@ -163,7 +163,8 @@ def _own(name: str, config: EncoderConfig, shape: tuple[int, ...]) -> Encoder:
     if name == "convnet":
         model: nn.Module = ConvNet(shape[0], width=config.width, dim=config.dim)
     else:
-        model = TinyViT(shape, dim=config.dim)
+        expect(shape[1] == shape[2], "encoder 'tiny-vit'", "square images", shape)
+        model = TinyViT(shape[0], shape[1], dim=config.dim)
     return Encoder(model, name, int(model.feature_dim))  # type: ignore[arg-type]
 
 

@@ -1,0 +1,167 @@
+"""The one general contrast: the softmax family of losses as choices of positives, denominator and pairs.
+
+Legend: B anchors, N candidates, D embedding, K further negatives, P own candidates of an anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nearfar import _composed, _plain
+from nearfar._forms import resolve
+from nearfar._plain import Part
+from nearfar._similarity import Lorentz, Similarity
+from nearfar._tiles import no_autocast
+from nearfar.checks import expect, expect_choice
+
+__all__ = ["Lorentz", "Similarity", "Stats", "contrast"]
+
+PLAIN = 1 << 20
+"""entries of the logits up to which they are stored when `tile` is None"""
+
+
+class Stats(NamedTuple):
+    """What a contrast saw.
+
+    Args:
+        num_anchors: anchors that counted in the mean, over all directions; weighs parts of a batch against each other.
+        num_empty: anchors without a positive, or with nothing in the denominator.
+        accuracy: share of the anchors with a positive whose best candidate is one; None where it would cost a pass.
+    """
+
+    num_anchors: int
+    num_empty: int
+    accuracy: Tensor | None
+
+
+def contrast(  # noqa: PLR0913
+    anchor: Float[Tensor, "B D"] | None,
+    candidate: Float[Tensor, "N D"] | None = None,
+    *,
+    logits: Float[Tensor, "B N"] | None = None,
+    similarity: str | Similarity = "cosine",
+    targets: Tensor | None = None,
+    labels: Tensor | tuple[Tensor, Tensor] | None = None,
+    positive: Bool[Tensor, "B N"] | None = None,
+    weight: Float[Tensor, "B N"] | None = None,
+    positives: str = "mean",
+    denominator: str | Tensor = "all",
+    group: Tensor | tuple[Tensor, Tensor] | None = None,
+    own: Tensor | None = None,
+    per_anchor: Tensor | None = None,
+    log_weight: Tensor | None = None,
+    extra: Sequence[Tensor] = (),
+    temperature: float | Tensor = 0.1,
+    positive_temperature: float | Tensor | None = None,
+    margin: float = 0.0,
+    normalize: Sequence[str] = ("anchor", "candidate"),
+    directions: str = "row",
+    reduction: str = "mean",
+    empty: str = "skip",
+    tile: int | None = None,
+    with_stats: bool = False,
+) -> Tensor | tuple[Tensor, Stats]:
+    """Contrasts every anchor's positives with what stands in its denominator.
+
+    With s_ij = similarity / temperature, P_i the positives of anchor i and A_i its denominator:
+
+        mean   l_i = log sum_{a in A_i} exp(s_ia) - mean_{p in P_i} s_ip
+        sum    l_i = log sum_{a in A_i} exp(s_ia) - log sum_{p in P_i} exp(s_ip)
+        each   l_i = mean_{p in P_i} [ log(exp(s_ip) + sum_{a in A_i \\ P_i} exp(s_ia)) - s_ip ]
+        soft   l_i = sum_j w_ij [ log sum_{a in A_i} exp(s_ia) - s_ij ]
+
+    Args:
+        anchor: [B, D], or None beside logits.
+        candidate: [N, D]; None for directions="self".
+        logits: [B, N] instead of vectors; taken as they are, no temperature is applied.
+        similarity: "cosine", "dot", "lorentz" (minus the distance at curvature 1) or an object with `.tile(a, c)`.
+        targets: [B], the candidate that is the anchor's positive; -1: none.
+        labels: class ids, one tensor where anchors and candidates share them, or ([B], [N]); equal is positive.
+        positive: bool [B, N].
+        weight: non-negative [B, N], with positives="soft". Exactly one of these four is given.
+        positives: "mean", "sum", "each" or "soft", see above.
+        denominator: "all" candidates, "negatives" (decoupled: without the positives) or a bool mask [B, N].
+        group: ids as for labels; only pairs of one group exist.
+        own: [B], the candidate that is the anchor itself, which is left out of everything; -1: none.
+        per_anchor: [B, P, D], further negatives of each anchor alone.
+        log_weight: [N] or [B, N], added to the logits in the denominator; may be learnt.
+        extra: sets [K, D] of further negatives for all anchors, for instance queues.
+        temperature: divides similarities; a number, a tensor [] (gets a gradient) or [B].
+        positive_temperature: the positives' own, in numerator and denominator.
+        margin: subtracted from positive similarities, in numerator and denominator.
+        normalize: sides whose vectors are divided by their norm, for the cosine; extra and per_anchor go with
+            "candidate".
+        directions: "row"; "column" (candidates are the anchors); "both" (half of the two losses' sum, from one matrix);
+            "self" (anchors against each other, without themselves).
+        reduction: "mean", "sum" or "none" ([B]; with "both" rows then columns, not halved, [B + N]).
+        empty: anchors without a positive (or with an empty denominator) leave the mean ("skip"), count as zero
+            ("zero") or are refused ("raise").
+        tile: None chooses; 0 stores all logits; n works in tiles of side n.
+        with_stats: also return Stats.
+
+    Returns:
+        The loss, float32 (float64 for float64 input), or (loss, Stats).
+
+    Raises:
+        ValueError: arguments that do not fit each other; no anchor has a positive, unless empty="zero"; a tile for a
+            form that cannot be tiled.
+        TypeError: wrong dtypes.
+
+    Notes:
+        Sums run in float32 whatever the input's type or the surrounding autocast; vectors shorter than 1e-12 get no
+        gradient. Without a bound on the logits (|cosine| / temperature <= 60) an exact running maximum is kept.
+        Tiled above 2^20 logits: memory O((B + N) D + tile). "self" computes half of the matrix (4 B^2 D FLOP forward
+        and backward together), "row" 6 B N D, "both" 8 B N D. Class labels cost O((B + N) D) beside, because the
+        positive term is linear in the logits. First derivatives only.
+        Not tiled, memory O(B N): logits, positive, weight, a denominator mask and log_weight [B, N], which are B x N as
+        they come in; other similarities; and positives="each" other than with targets and rows.
+    """
+    expect_choice("reduction", reduction, ("mean", "sum", "none"))
+    expect_choice("empty", empty, ("skip", "zero", "raise"))
+    expect(tile is None or tile >= 0, "tile", "None or 0 or more", tile)
+    some = logits if logits is not None else anchor
+    expect(isinstance(some, Tensor), "anchor", "a tensor [B, D] (or logits)", type(some).__name__, TypeError)
+    with no_autocast(some.device):  # type: ignore[union-attr]
+        form = resolve(
+            anchor, candidate, logits=logits, similarity=similarity, targets=targets, labels=labels, positive=positive,
+            weight=weight, positives=positives, denominator=denominator, group=group, own=own, per_anchor=per_anchor,
+            log_weight=log_weight, extra=extra, temperature=temperature, positive_temperature=positive_temperature,
+            margin=margin, normalize_sides=normalize, directions=directions,
+        )  # fmt: skip
+        reason = _composed.why_plain(form)
+        expect(not tile or reason is None, "tile", f"None or 0, since {reason} cannot be tiled", tile)
+        small = form.num_rows * form.num_columns <= PLAIN
+        if reason is not None or tile == 0 or (tile is None and small):
+            parts = [_plain.row_part(form)]
+            if directions == "both":
+                parts.append(_plain.row_part(form.transposed()))
+        else:
+            parts = _composed.parts(form, tile)
+        loss, stats = _reduce(parts, reduction, empty)
+    return (loss, stats) if with_stats else loss
+
+
+def _reduce(parts: list[Part], reduction: str, empty: str) -> tuple[Tensor, Stats]:
+    counted = [int(part.counted.sum()) for part in parts]
+    sizes = [part.counted.shape[0] for part in parts]
+    num_empty = sum(sizes) - sum(counted)
+    expect(empty != "raise" or num_empty == 0, "empty", "a positive for every anchor", f"{num_empty} anchors without")
+    expect(
+        empty == "zero" or all(counted), "positives", "at least one anchor with a positive (or empty='zero')", "none"
+    )  # fmt: skip
+    numbers = sizes if empty == "zero" else counted
+    if reduction == "none":
+        loss = torch.cat([part.loss for part in parts])
+    else:
+        sums = [part.loss.sum() / (n if reduction == "mean" else 1) for part, n in zip(parts, numbers, strict=True)]
+        loss = torch.stack(sums).sum() / len(parts) if len(parts) > 1 else sums[0]
+    accuracy = None
+    if all(part.hit is not None for part in parts) and sum(counted):
+        hits = torch.stack([(part.hit & part.counted).sum() for part in parts]).sum()  # type: ignore[operator]
+        accuracy = hits / sum(counted)
+    return loss, Stats(sum(numbers), num_empty, accuracy)

@@ -1,0 +1,111 @@
+"""Every system that trains keeps the promises of the Method contract, resumes to the bit, and splits over processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distributed.launch import launch
+from nearfar import plugin
+from nearfar.catalog import System, systems
+from nearfar.config import DataConfig, EncoderConfig, TrainerConfig
+from nearfar.data import ArraySource, Data
+from nearfar.recipe import Recipe
+
+TRAINS = [card for card in systems() if card.kind in ("train", "pipeline", "baseline")]
+
+
+def small(slug: str, output: str, **trainer: Any) -> Recipe:
+    """A system's own method on images of 16 pixels with an encoder that any processor trains at once."""
+    card = next(card for card in systems() if card.slug == slug)
+    recipe = plugin.load_recipe(card.recipe)
+    options = {
+        "epochs": 1, "batch_size": 8, "drop_last": False, "log_every": 1, "evaluate_every": 0, "progress": False,
+        "device": "cpu", "output": output,
+    } | trainer  # fmt: skip
+    method = recipe.method
+    if getattr(method, "queue", 0):
+        method = dataclasses.replace(method, queue=20)
+    return dataclasses.replace(
+        recipe,
+        method=method,
+        data=DataConfig(image_size=16, channels=3),
+        encoder=EncoderConfig(name="convnet", width=4, dim=16),
+        trainer=TrainerConfig(**options),
+    )
+
+
+def images(num: int = 21) -> Data:
+    """Three kinds of pictures."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(num) % 3
+    pixels = rng.integers(0, 80, (num, 16, 16, 3), dtype=np.uint8)
+    pixels[np.arange(num), :, :, labels] += 120
+    source = ArraySource(pixels, labels, name="toy")
+    return Data(train=source, test=source)
+
+
+def train(slug: str, output: str) -> dict[str, Any]:
+    """Three steps, the last of an uneven batch; parameters and losses."""
+    from nearfar_images import pipeline
+
+    torch.set_num_threads(1)
+    recipe = small(slug, output)
+    data, method = pipeline.build(recipe, images())
+    from nearfar.train import Trainer
+
+    run = Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
+    return {
+        "state": {name: value.clone() for name, value in method.state_dict().items()},
+        "losses": [row["loss"] for row in run.metrics if "loss" in row],
+    }
+
+
+@pytest.mark.parametrize("card", TRAINS, ids=lambda card: card.slug)
+def test_the_contract(card: System, tmp_path: Path) -> None:
+    from nearfar.batch import collate
+    from nearfar.testing import check_method
+    from nearfar_images import pipeline
+
+    data, method = pipeline.build(small(card.slug, str(tmp_path)), images())
+    check_method(method, collate([data.train[i] for i in range(12)]))
+
+
+@pytest.mark.parametrize("card", TRAINS, ids=lambda card: card.slug)
+def test_two_processes_equal_one(card: System, tmp_path: Path) -> None:
+    one = train(card.slug, str(tmp_path / "one"))
+    two = launch(train, 2, card.slug, str(tmp_path / "two"), timeout=180)
+    assert len(one["losses"]) == 3
+    torch.testing.assert_close(torch.tensor(two[0]["losses"]), torch.tensor(one["losses"]), rtol=1e-4, atol=1e-5)
+    for result in two:
+        for name, value in one["state"].items():
+            torch.testing.assert_close(result["state"][name], value, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("card", TRAINS, ids=lambda card: card.slug)
+def test_stopped_and_resumed_equals_never_stopped(card: System, tmp_path: Path) -> None:
+    from nearfar.train import Interrupted, Run, Trainer
+    from nearfar_images import pipeline
+
+    def run(output: Path, stop_at: int = 0, resume: bool = False) -> None:
+        recipe = small(card.slug, str(output), epochs=2)
+        data, method = pipeline.build(recipe, images())
+
+        def callback(trainer: Trainer, row: dict[str, Any]) -> None:
+            if trainer.step == stop_at:
+                trainer._leave(15)
+
+        Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser, callbacks=[callback]).fit(resume)
+
+    run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", stop_at=2)
+    run(tmp_path / "parts", resume=True)
+    files = [Run(tmp_path / name).checkpoint("last") / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()

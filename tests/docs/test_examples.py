@@ -1,0 +1,137 @@
+"""The programs in README and docs run as they stand.
+
+All ```python blocks of a page run in order, in one namespace and one empty folder. A block that begins with
+`# file: PATH` is written to that file instead, for later blocks to import; files named test_*.py are run by pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced program and where it stands."""
+
+    page: Path
+    line: int
+    code: str
+
+    @property
+    def file(self) -> str:
+        """The file it is to be written to, or nothing."""
+        first = self.code.split("\n", 1)[0]
+        return first.removeprefix("# file: ") if first.startswith("# file: ") else ""
+
+    def compiled(self):
+        """Code whose line numbers are those of the page."""
+        return compile("\n" * self.line + self.code, str(self.page), "exec")
+
+
+def blocks(page: str) -> list[Block]:
+    path = ROOT / page
+    text = path.read_text()
+    return [
+        Block(path, text.count("\n", 0, match.start()) + 1, match.group(2))
+        for match in FENCE.finditer(text)
+        if match.group(1) == "python"
+    ]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working folder whose modules can be imported, and are forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")) or name.split(".")[0] == "mine":
+            del sys.modules[name]
+
+
+def run(found: list[Block], place: Path) -> dict[str, object]:
+    namespace: dict[str, object] = {"__name__": "__page__"}
+    for block in found:
+        if block.file:
+            path = place / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.code)
+        else:
+            exec(block.compiled(), namespace)
+    return namespace
+
+
+def test_readme(place, capsys):
+    run(blocks("README.md"), place)
+    before, after = re.findall(r"(?:before|after) (\d\.\d+)", capsys.readouterr().out)
+    assert float(after) > float(before)
+
+
+def test_getting_started(place, capsys):
+    namespace = run(blocks("docs/getting-started.md"), place)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert namespace["index"].shape == (100, 3)
+    assert (place / "runs/first-python/report.html").is_file()
+
+
+def test_run_folder(place):
+    assert run(blocks("docs/run-folder.md"), place)["run"].status == {}
+
+
+def test_plain_loop(place, capsys):
+    others = ("lightning", "transformers")
+    found = [block for block in blocks("docs/own-loop.md") if not any(name in block.code for name in others)]
+    namespace = run(found, place)
+    first = float(capsys.readouterr().out.removeprefix("loss "))
+    assert 0 < first < 6.3  # log(2 * 256 - 1), what an embedding that tells nothing apart would pay
+    assert namespace["loss"].isfinite()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("library", ["lightning", "transformers"])
+@pytest.mark.filterwarnings("default")  # of the other library
+def test_other_trainers(library, place):
+    pytest.importorskip(library)
+    (block,) = [b for b in blocks("docs/own-loop.md") if library in b.code]
+    run([block], place)
+
+
+def test_writing_a_system(place, capsys):
+    namespace = run(blocks("docs/writing-a-system.md"), place)
+    assert capsys.readouterr().out.startswith("finished ")
+    assert len(namespace["run"].checkpoints) == 2
+    env = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(place), "tests"],
+        capture_output=True, text=True, env=env, cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout
+
+
+def test_every_page_has_its_blocks_run():
+    """A page that gains a program must gain a test."""
+    pages = {str(p.relative_to(ROOT)) for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
+    pages -= {p for p in pages if "generated" in p or "_build" in p or p == "docs/design.md"}
+    tested = {
+        "README.md", "docs/getting-started.md", "docs/own-loop.md", "docs/run-folder.md", "docs/writing-a-system.md",
+    }  # fmt: skip
+    assert {p for p in pages if blocks(p)} <= tested
+
+
+def test_links_between_pages():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "generated" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
