@@ -55,7 +55,17 @@ def cut(camvid: Path, out: Path) -> dict[str, int]:
 
 def train(flags: list[str], output: Path) -> tuple[dict, float]:
     """Runs the command as a user would; scores before and after, and wall seconds."""
-    command = [sys.executable, "-m", "nearfar.cli", "images", "train", "simclr", *flags, "--trainer.output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "nearfar.cli",
+        "images",
+        "train",
+        "simclr",
+        *flags,
+        "--trainer.output",
+        str(output),
+    ]
     start = time.perf_counter()
     subprocess.run(command, check=True)
     return json.loads((output / "scores.json").read_text()), time.perf_counter() - start

@@ -38,6 +38,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Relations"]
 
 html_theme = "furo"
 html_title = "nearfar"

@@ -35,6 +35,8 @@ MODULES = (
     "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights", "nearfar_images.data",
 )  # fmt: skip
 
+# A line of its own such as `L_i = ...` opens a formula in a docstring.
+FORMULA = re.compile(r"\w+ = ")
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:", "Notes:", "Note:", "Example:", "Examples:")
 
 
@@ -84,16 +86,19 @@ def readable(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
     """Makes a plain-text docstring valid reStructuredText: what is set apart stays as it is, |x| and a*b are text."""
     result: list[str] = []
     apart = example = False
-    base = 0  # indentation of the line that a formula belongs to
+    base = 0  # indentation of the line that a formula belongs to; -1: a formula without one, up to the next blank line
     for k, line in enumerate(lines):
-        apart = apart and (not line.strip() or _indent(line) > base)
+        apart = apart and (bool(line.strip()) if base < 0 else not line.strip() or _indent(line) > base)
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
         if apart or example:
-            result.append(line)
+            result.append(f"    {line}" if base < 0 and apart else line)
             continue
         follows = next((other for other in lines[k + 1 :] if other.strip()), "")
         spaced = k + 1 < len(lines) and not lines[k + 1].strip() and _indent(follows) > _indent(line)
-        if line.lstrip().startswith(".. "):
+        if FORMULA.match(line) and k and not lines[k - 1].strip():
+            apart, base = True, -1
+            result += ["::", "", f"    {line}"]
+        elif line.lstrip().startswith(".. "):
             apart, base = True, _indent(line)
             result.append(line)
         elif line.rstrip().endswith(":") and spaced and line.strip() not in SECTIONS:

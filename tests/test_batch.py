@@ -100,12 +100,12 @@ def test_collate_takes_arrays_that_may_not_be_written_and_tensors_together() -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.zeros((3, 4, 5), np.float32)}, r"sample 1 \(index 1\), field 'image': expected uint8 as in sample 0, received float32"),
+        ({"image": np.zeros((3, 4, 5), np.int8)}, r"sample 1 \(index 1\), field 'image': expected uint8 .* int8"),
         ({"image": np.zeros((4, 5), np.uint8)}, r"sample 1 .*'image': expected shape \[C, H, W\], received \(4, 5\)"),
-        ({"image": np.zeros((1, 4, 5), np.uint8)}, "sample 1 .*'image': expected 3 channels as in sample 0, received 1"),
+        ({"image": np.zeros((1, 4, 5), np.uint8)}, "sample 1 .*'image': expected 3 channels as .*, received 1"),
         ({"label": 1.5}, "sample 1 .*'label': expected int as in sample 0, received float"),
         ({"label": "cat"}, "sample 1 .*'label': expected int as in sample 0, received str"),
-        ({"x": torch.zeros(2, dtype=torch.float64)}, "sample 1 .*'x': expected float32 as in sample 0, received float64"),
+        ({"x": torch.zeros(2, dtype=torch.float64)}, "sample 1 .*'x': expected float32 as .*received float64"),
         ({"x": torch.zeros(2, 1)}, r"sample 1 .*'x': expected 1 dimensions, received \(2, 1\)"),
         ({"more": 1}, r"sample 1 \(index 1\): field 'more' is not in sample 0"),
     ],
@@ -128,7 +128,7 @@ def test_collate_refuses_what_no_batch_can_hold() -> None:
         collate([{"index": 0, "image": np.zeros((1, 2, 2), np.int64)}])
     with pytest.raises(TypeError, match=r"sample 0 \(index 0\), field 'box': expected a tensor.*received dict"):
         collate([sample(0, box={})])
-    with pytest.raises(TypeError, match="field 'box': .*received ndarray"):
+    with pytest.raises(TypeError, match=r"field 'box': .*received ndarray"):
         collate([sample(0, box=np.array([object()]))])
 
 
@@ -153,7 +153,7 @@ def test_pairs_follow_their_samples() -> None:
     assert taken["pairs"].weight.tolist() == [0.0, 1.0, 2.0]
     assert taken["places"].first.tolist() == [[2, 7], [3, 8]]
     assert taken["places"].second.tolist() == [[3, 5], [2, 6]]
-    with pytest.raises(ValueError, match="rows of batch.pairs: expected no row twice"):
+    with pytest.raises(ValueError, match=r"rows of batch.pairs: expected no row twice"):
         take(mixed(6), [1, 1])
 
 
@@ -176,7 +176,7 @@ def test_split_cuts_and_shares_memory(sizes: Any, expected: list[int]) -> None:
     [
         (lambda b: take(b, [4]), ValueError, r"rows: expected numbers from 0 to 3, received \[4, 4\]"),
         (lambda b: take(b, [-1]), ValueError, "rows: expected numbers from 0 to 3"),
-        (lambda b: take(b, [0.5]), TypeError, "rows: expected integers"),
+        (lambda b: take(b, np.array([0.5])), TypeError, "rows: expected integers"),
         (lambda b: take(b, torch.ones(3, dtype=torch.bool)), ValueError, r"rows: expected a mask of shape \[4\]"),
         (lambda b: split(b, 0), ValueError, "sizes: expected 1 or more, received 0"),
         (lambda b: split(b, [1, 2]), ValueError, r"sizes: expected parts that sum to 4, received \[1, 2\]"),

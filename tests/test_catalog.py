@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy_plugin
 
+import toy_plugin
 from nearfar.catalog import KINDS, POSITIVES, Claim, System, Taxonomy, select, system, systems
 
 TAXONOMY = Taxonomy(positive="label", negative="batch", key="shared", loss="probabilistic")
@@ -48,7 +48,13 @@ def test_cards_refuse_wrong_values(changes: dict, message: str):
 
 @pytest.mark.parametrize("field", ["positive", "negative", "key", "loss"])
 def test_taxonomy_refuses_unknown_words(field: str):
-    values = {"positive": "label", "negative": "batch", "key": "shared", "loss": "probabilistic", field: "nothing at all"}
+    values = {
+        "positive": "label",
+        "negative": "batch",
+        "key": "shared",
+        "loss": "probabilistic",
+        field: "nothing at all",
+    }
     with pytest.raises(ValueError, match=f"taxonomy: {field}: expected one of"):
         Taxonomy(**values)  # type: ignore[arg-type]
 

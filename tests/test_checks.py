@@ -17,7 +17,9 @@ def test_expect_names_argument_expected_and_received():
 
 def test_expect_choice_names_the_nearest():
     expect_choice("loss", "dcl", ["dcl", "clip"])
-    with pytest.raises(ValueError, match=r"loss: expected one of 'nt_xent', 'clip', received 'ntxent'; did you mean 'nt_xent'\?"):
+    with pytest.raises(
+        ValueError, match=r"loss: expected one of 'nt_xent', 'clip', received 'ntxent'; did you mean 'nt_xent'\?"
+    ):
         expect_choice("loss", "ntxent", ["nt_xent", "clip"])
     with pytest.raises(ValueError, match=r"received 'zzz'$"):
         expect_choice("loss", "zzz", ["nt_xent", "clip"])

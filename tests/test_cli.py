@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-import toy_plugin
 
+import toy_plugin
 from nearfar import __version__, plugin
 from nearfar.cli import main
 
@@ -70,7 +70,10 @@ def test_systems_as_table_and_json(capsys: pytest.CaptureFixture):
     [
         (["system"], "did you mean 'systems'?"),
         (["tay"], "did you mean 'toy'?"),
-        (["toy", "trian"], "toy command: expected one of 'train', 'fail', 'code', received 'trian'; did you mean 'train'?"),
+        (
+            ["toy", "trian"],
+            "toy command: expected one of 'train', 'fail', 'code', received 'trian'; did you mean 'train'?",
+        ),
         (["dense", "train"], "pip install nearfar-dense"),
         (["image-text"], "pip install nearfar-image-text"),
         (["systems", "--plugin", "tay"], "did you mean 'toy'?"),
@@ -140,9 +143,14 @@ def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
         main(["toy", "fail", "ValueError", "oh"])
 
 
-def _fresh(words: list[str], *, site: Path, before: str = "") -> tuple[subprocess.CompletedProcess, float]:
+def _fresh(words: list[str], *, site: Path) -> tuple[subprocess.CompletedProcess, float]:
     """Runs the command line in a fresh interpreter that exits with 99 if torch was imported."""
-    code = f"import sys; {before}from nearfar.cli import main; code = main({words!r}); sys.exit(99 if 'torch' in sys.modules else code)"
+    code = f"""
+import sys
+from nearfar.cli import main
+code = main({words!r})
+sys.exit(99 if "torch" in sys.modules else code)
+"""
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     start = time.perf_counter()
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

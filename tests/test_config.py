@@ -21,8 +21,8 @@ from nearfar.config import (
 )
 
 CONFIGS = [
-    DataConfig, ImageViewConfig, EncoderConfig, MethodConfig, OptimiserConfig, TrainerConfig, EvaluateConfig, HeadConfig,
-    ContrastConfig,
+    DataConfig, ImageViewConfig, EncoderConfig, MethodConfig, OptimiserConfig, TrainerConfig, EvaluateConfig,
+    HeadConfig, ContrastConfig,
 ]  # fmt: skip
 
 # Every check of every config, each with the least wrong value on either side.
@@ -90,7 +90,9 @@ def test_defaults_are_valid_and_frozen(kind: type):
             setattr(made, field.name, None)
 
 
-@pytest.mark.parametrize(("kind", "values", "name"), WRONG, ids=[f"{name}={next(reversed(v.values()))}" for _, v, name in WRONG])
+@pytest.mark.parametrize(
+    ("kind", "values", "name"), WRONG, ids=[f"{name}={next(reversed(v.values()))}" for _, v, name in WRONG]
+)
 def test_wrong_values_are_refused_by_name(kind: type, values: dict, name: str):
     with pytest.raises(ValueError, match=rf"^{name}: expected .*, received "):
         kind(**values)

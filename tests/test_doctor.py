@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import toy_plugin
 
+import toy_plugin
 from nearfar import doctor
 from nearfar.cli import main
 from nearfar.doctor import Check
@@ -31,7 +31,9 @@ def test_packages_are_those_that_nearfar_asks_for():
     assert all(found[name].status == "ok" for name in ("python", "torch", "tyro"))
 
 
-@pytest.mark.parametrize(("found", "status"), [("2.8.1+cpu", "broken"), ("2.9.0", "ok"), ("2.10.0.dev1", "ok"), ("3", "ok")])
+@pytest.mark.parametrize(
+    ("found", "status"), [("2.8.1+cpu", "broken"), ("2.9.0", "ok"), ("2.10.0.dev1", "ok"), ("3", "ok")]
+)
 def test_versions_compare_as_numbers(monkeypatch: pytest.MonkeyPatch, found: str, status: str):
     monkeypatch.setattr(doctor, "version", lambda name: found)
     check = doctor._required("torch", "2.9")
@@ -110,5 +112,7 @@ def test_exit_code_and_both_forms(
     assert not out.err
     assert json.loads(out.out) == {
         "ok": not code,
-        "checks": [{"group": "room", "name": "disk [x]", "value": "none [y]", "status": status, "advice": "make room [z]"}],
+        "checks": [
+            {"group": "room", "name": "disk [x]", "value": "none [y]", "status": status, "advice": "make room [z]"}
+        ],
     }

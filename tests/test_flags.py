@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import toy_plugin
 
+import toy_plugin
 from nearfar import recipe as recipes
 from nearfar.flags import parse, parse_recipe
 from nearfar.plugin import Plugin, load
 
-MINE = '''
+MINE = """
 from nearfar.config import ContrastConfig
 from nearfar.recipe import Recipe
 
@@ -23,7 +23,7 @@ def mine():
 
 def wrong():
     return 3
-'''
+"""
 
 
 @pytest.fixture
@@ -35,13 +35,24 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugin:
 
 def test_a_name_gives_the_recipe(toy: Plugin):
     assert parse_recipe(toy, ["alpha"]) == toy.recipe("alpha")
-    assert parse_recipe(toy, ["alpha-long"]) == parse_recipe(toy, ["alpha_long"]) == parse_recipe(toy, ["toy/alpha-long"])
+    assert (
+        parse_recipe(toy, ["alpha-long"]) == parse_recipe(toy, ["alpha_long"]) == parse_recipe(toy, ["toy/alpha-long"])
+    )
 
 
 def test_flags_replace_fields_and_nothing_else(toy: Plugin):
     made = parse_recipe(
         toy,
-        ["alpha", "--trainer.max-steps", "2", "--trainer.no-progress", "--method.head.dim=9", "--views.crop-scale", "0.1", "0.9"],
+        [
+            "alpha",
+            "--trainer.max-steps",
+            "2",
+            "--trainer.no-progress",
+            "--method.head.dim=9",
+            "--views.crop-scale",
+            "0.1",
+            "0.9",
+        ],
     )
     plain = toy.recipe("alpha")
     assert made.trainer == dataclasses.replace(plain.trainer, max_steps=2, progress=False)

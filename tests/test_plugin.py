@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import toy_plugin
 
+import toy_plugin
 from nearfar import plugin
 from nearfar.plugin import Plugin, installed, load, load_recipe, locate
 
@@ -45,7 +45,9 @@ def test_recipes_resolve_with_dashes_or_underscores(name: str):
 
 @pytest.mark.usefixtures("toy")
 def test_unknown_recipes_are_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"toy recipe: expected one of .*'beta_long', received 'alfa'; did you mean 'alpha'\?"):
+    with pytest.raises(
+        ValueError, match=r"toy recipe: expected one of .*'beta_long', received 'alfa'; did you mean 'alpha'\?"
+    ):
         load_recipe("toy/alfa")
     for name in ("alpha", "/alpha", "toy/", ""):
         with pytest.raises(ValueError, match="expected 'plugin/name'"):
@@ -79,7 +81,9 @@ def test_absent_plugins_say_how_to_install_them():
 
 def test_a_plugin_that_does_not_import_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     toy_plugin.write(tmp_path, monkeypatch, broken="import not_there_at_all\n")
-    with pytest.raises(ImportError, match="plugin 'toy' is installed but does not import: No module named 'not_there_at_all'"):
+    with pytest.raises(
+        ImportError, match="plugin 'toy' is installed but does not import: No module named 'not_there_at_all'"
+    ):
         load("toy")
 
 
@@ -106,7 +110,9 @@ def test_commands_resolve_by_word():
     toy = load("toy")
     assert "nearfar_toy.commands" not in sys.modules
     assert toy.command("code")(["3"]) == 3
-    with pytest.raises(ValueError, match=r"toy command: expected one of 'train', 'fail', 'code', received 'trian'; did you"):
+    with pytest.raises(
+        ValueError, match=r"toy command: expected one of 'train', 'fail', 'code', received 'trian'; did you"
+    ):
         toy.command("trian")
 
 

@@ -65,7 +65,12 @@ def test_update_changes_what_is_named_and_nothing_else():
     after = update(before, {"trainer": {"epochs": 3}, "method": {"head": {"dim": 9}}})
     assert after.trainer == dataclasses.replace(before.trainer, epochs=3)
     assert after.method.head == HeadConfig(dim=9)  # type: ignore[attr-defined]
-    assert (after.data, after.views, after.optimiser, after.name) == (before.data, before.views, before.optimiser, before.name)
+    assert (after.data, after.views, after.optimiser, after.name) == (
+        before.data,
+        before.views,
+        before.optimiser,
+        before.name,
+    )
     assert before == base()
     assert update(before, {}) == before
 
@@ -78,7 +83,10 @@ def test_update_changes_what_is_named_and_nothing_else():
         ({"method": {"head": {"dims": 3}}}, r"^method\.head\.dims: .*did you mean 'dim'\?"),
         ({"method": {"zzzz": 3}}, r"^method\.zzzz: .*received an unknown key$"),
         ({"trainer": {"epochs": 0}}, r"^trainer\.epochs: expected 1 or more"),
-        ({"trainer": {"precision": "fp8"}}, r"^trainer\.precision: expected one of 'no', 'bf16', 'fp16', received 'fp8'"),
+        (
+            {"trainer": {"precision": "fp8"}},
+            r"^trainer\.precision: expected one of 'no', 'bf16', 'fp16', received 'fp8'",
+        ),
         ({"views": {"crop_scale": [0.1]}}, r"^views\.crop_scale: expected 2 values"),
     ],
 )
@@ -148,7 +156,15 @@ def test_fingerprint_follows_what_decides_results(parts: dict):
 @pytest.mark.parametrize(
     "parts",
     [
-        {"trainer": {"output": "elsewhere", "progress": False, "keep": 5, "trackers": ["wandb"], "checkpoint_every": 7}},
+        {
+            "trainer": {
+                "output": "elsewhere",
+                "progress": False,
+                "keep": 5,
+                "trackers": ["wandb"],
+                "checkpoint_every": 7,
+            }
+        },
         {"data": {"workers": 4, "memory_gb": 1.0, "cache": "there"}},
     ],
 )

@@ -25,6 +25,9 @@ from nearfar.report.style import DARK, LIGHT
 EVIL = "<script>alert(1)</script>\"'&"
 
 
+DOT = np.zeros((1, 1, 1), np.uint8)
+
+
 class Page(HTMLParser):
     """What a browser would see: tags, attributes, text; and that every tag is closed in order."""
 
@@ -67,12 +70,13 @@ def score(value: float, width: float = 0.01) -> dict[str, float]:
 
 def report(path: Path, word: str = "digit", **changes: Any) -> str:
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    geometry = {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 9.0}
     values: dict[str, Any] = {
         "title": f"SimCLR {word}",
         "recipe": to_dict(Recipe(name="images/simclr", method=ContrastConfig())) | {"recipe": f"images/{word}"},
         "metrics": [
-            {"step": 10, "epoch": 0, "loss": 3.5, "lr": 0.1, "alignment": 0.5, "uniformity": -2.0, "effective_rank": 9.0, word: 1},
-            {"step": 20, "epoch": 1, "loss": 2.5, "lr": 0.0, "alignment": 0.4, "uniformity": -3.0, "effective_rank": 10.0, word: 2},
+            {"step": 10, "epoch": 0, "loss": 3.5, "lr": 0.1, **geometry, word: 1},
+            {"step": 20, "epoch": 1, "loss": 2.5, "lr": 0.0, **geometry, word: 2},
             {"step": 20, "scores": {"knn": score(0.9), word: 0.5}},
         ],
         "timings": [{"step": 10, "samples_per_s": 100.0}, {"step": 20, "samples_per_s": 120.0}],
@@ -106,7 +110,9 @@ def test_the_page_fetches_and_runs_nothing(tmp_path: Path):
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     links = [value for name, value in page.attributes if name in ("src", "href", "action", "srcset", "style")]
-    assert all(value is not None and value.startswith(("data:image/png;base64,", "background:var(--")) for value in links)
+    assert all(
+        value is not None and value.startswith(("data:image/png;base64,", "background:var(--")) for value in links
+    )
     assert "url(" not in text
     assert "@import" not in text
     assert "http://" not in text
@@ -146,6 +152,15 @@ def test_intervals_that_meet_are_said_to_overlap(tmp_path: Path):
     assert "+0.010 intervals overlap" in Page(report(tmp_path / "r.html", scores=scores)).text
     scores = {"before": {"knn": score(0.9, 0.02)}, "after": {"knn": score(0.8, 0.02)}}
     assert "\u22120.100 intervals apart" in Page(report(tmp_path / "r.html", scores=scores)).text
+
+
+def test_numbers_without_an_interval_have_no_axis_and_no_verdict(tmp_path: Path):
+    arms = {"knn": score(0.95), "std": {"value": 0.1}, "rows": {"value": 450, "low": 450, "high": 450}}
+    text = report(tmp_path / "r.html", scores={"before": arms, "after": arms | {"std": {"value": 0.4}}})
+    assert text.count('class="interval"') == 1
+    assert "0.9 to 1" in Page(text).text
+    assert "450 450 \u00b10.000" in Page(text).text
+    assert Page(text).text.count("intervals overlap") == 1
 
 
 def test_a_page_replaces_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -190,13 +205,15 @@ def test_pictures_of_another_form_are_refused(image: np.ndarray):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"embedding": Embedding(points=np.zeros((3, 3)), labels=None, class_names=())}, r"points: expected shape \[N, 2\]"),
-        ({"embedding": Embedding(points=np.zeros((3, 2)), labels=[1], class_names=())}, "labels: expected 3 labels, received 1"),
-        ({"neighbours": [NeighbourRow(query=np.zeros((1, 1, 1), np.uint8), images=[], right=[True])]}, "right: expected 0 flags"),
-        ({"neighbours": [NeighbourRow(query=np.zeros((1, 1, 1), np.uint8), images=[], right=None, names=["a", "b"])]},
-         "names: expected 1 names, received 2"),
+        ({"embedding": Embedding(points=np.zeros((3, 3)), labels=None, class_names=())}, r"expected shape \[N, 2\]"),
+        (
+            {"embedding": Embedding(points=np.zeros((3, 2)), labels=[1], class_names=())},
+            "expected 3 labels, received 1",
+        ),
+        ({"neighbours": [NeighbourRow(query=DOT, images=[], right=[True])]}, "right: expected 0 flags"),
+        ({"neighbours": [NeighbourRow(query=DOT, images=[], right=None, names=["a", "b"])]}, "names: expected 1 names"),
     ],
-)  # fmt: skip
+)
 def test_wrong_parts_are_refused_by_name(tmp_path: Path, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         report(tmp_path / "r.html", **changes)
@@ -212,7 +229,11 @@ def test_neighbours_without_labels_carry_no_verdict(tmp_path: Path):
 
 
 def test_metrics_are_sorted_into_series():
-    rows = [{"step": 1, "epoch": 0, "loss": 2.0, "geometry": {"rank": 3}, "flag": True}, {"step": 2, "loss": 1.0}, {"loss": 9.0}]
+    rows = [
+        {"step": 1, "epoch": 0, "loss": 2.0, "geometry": {"rank": 3}, "flag": True},
+        {"step": 2, "loss": 1.0},
+        {"loss": 9.0},
+    ]
     found = collect(rows)
     assert set(found) == {"loss", "geometry/rank"}
     assert (found["loss"].x, found["loss"].y) == ([1.0, 2.0], [2.0, 1.0])
@@ -241,8 +262,8 @@ def test_ticks_of_nothing():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (3000, "3,000"), (0.9634, "0.963"), (0.0005, "0.0005"), (2e-5, "2.00e-05"), (-3.1, "-3.1"), (1234.5, "1,234"),
-     (1e7, "1.00e+07"), (math.nan, "nan"), (math.inf, "inf")],
+    [(0, "0"), (3000, "3,000"), (0.9634, "0.963"), (0.0005, "0.0005"), (2e-5, "2.00e-05"), (-3.1, "-3.1"),
+     (1234.5, "1,234"), (1e7, "1.00e+07"), (math.nan, "nan"), (math.inf, "inf")],
 )  # fmt: skip
 def test_numbers_in_about_three_digits(value: float, text: str):
     assert svg.number(value) == text

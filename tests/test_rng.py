@@ -138,9 +138,9 @@ def test_generator_is_reproducible_and_named() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(TypeError, match="index: expected integers, received torch.float32"):
+    with pytest.raises(TypeError, match=r"index: expected integers, received torch\.float32"):
         Rng().uniform(torch.zeros(3), "a")
-    with pytest.raises(TypeError, match="index: expected integers, received torch.bool"):
+    with pytest.raises(TypeError, match=r"index: expected integers, received torch\.bool"):
         Rng().normal(torch.zeros(3, dtype=torch.bool), "a")
     with pytest.raises(ValueError, match=r"index: expected shape \[B\], received \(1, 2\)"):
         Rng().uniform(torch.zeros(1, 2, dtype=torch.long), "a")

@@ -35,7 +35,9 @@ def rows(*values: dict[str, Any]) -> str:
 
 def dead_pid() -> int:
     """The id of a process that has ended."""
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 
@@ -106,7 +108,9 @@ def test_half_written_and_damaged_files_are_counted_and_named(tmp_path: Path):
 
 @pytest.mark.parametrize("value", [[], 3, "x", None, {"values": 3}, {"values": {"trainer": []}, "recipe": 7}])
 def test_json_of_another_form_is_no_crash(tmp_path: Path, value: Any):
-    path = make(tmp_path / "one", status={"status": 3, "step": "x", "steps": None}, metrics=rows({"step": "x", "scores": 3}))
+    path = make(
+        tmp_path / "one", status={"status": 3, "step": "x", "steps": None}, metrics=rows({"step": "x", "scores": 3})
+    )
     for name in ("recipe.json", "scores.json"):
         (path / name).write_text(json.dumps(value))
     run = summarise(path)
@@ -123,7 +127,7 @@ def test_find_looks_into_folders_but_not_into_runs(tmp_path: Path):
     (tmp_path / "link").symlink_to(second)
     assert [run.path for run in find(tmp_path)] == [str(second), str(first)]
     assert [run.path for run in find(first)] == [str(first)]
-    with pytest.raises(FileNotFoundError, match="folder of runs: .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder of runs: .* does not exist"):
         find(tmp_path / "none")
     with pytest.raises(ValueError, match=r"run folder: expected a folder with recipe\.json"):
         summarise(tmp_path / "deep")
@@ -131,16 +135,47 @@ def test_find_looks_into_folders_but_not_into_runs(tmp_path: Path):
 
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setenv("COLUMNS", "160")
-    make(tmp_path / "one [x]", status={"status": "finished", "step": 4, "steps": 8}, metrics=rows({"step": 4, "loss": 2.5}))
+    make(
+        tmp_path / "one [x]",
+        status={"status": "finished", "step": 4, "steps": 8},
+        metrics=rows({"step": 4, "loss": 2.5}),
+    )
     make(tmp_path / "two", status={"status": "failed", "message": "out of [memory]"}, metrics="{")
     assert main(["runs", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    for part in ("one [x]", "images/simclr", "finished", "4/8", "2.5", "failed", "out of [memory]", "metrics.jsonl: 1 line left out"):
+    for part in (
+        "one [x]",
+        "images/simclr",
+        "finished",
+        "4/8",
+        "2.5",
+        "failed",
+        "out of [memory]",
+        "metrics.jsonl: 1 line left out",
+    ):
         assert part in text
     assert "\x1b" not in text
     (tmp_path / "empty").mkdir()
     assert main(["runs", str(tmp_path / "empty")]) == 0
     assert "No runs under" in capsys.readouterr().out
+
+
+def test_on_a_narrow_terminal_the_numbers_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    when = "2026-01-01T10:00:00+00:00"
+    state = {"status": "interrupted", "step": 12345, "steps": 99999, "updated": when}
+    make(
+        tmp_path / ("images-simclr-" * 5),
+        status=state,
+        metrics=rows({"step": 1, "loss": 1.2345, "scores": {"knn": 0.5}}),
+    )
+    assert main(["runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for part in ("interrupted", "12345/99999", "knn 0.500", "1.234", "2026-01-01"):
+        assert part in text
+    assert "images/simclr" not in text
 
 
 def test_json_prints_only_json(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -30,17 +30,17 @@ def {slug}():
 RECIPES = {{"{slug}": {slug}, "{slug}_long": {slug}}}
 '''
 
-PLUGIN = '''
+PLUGIN = """
 from nearfar.plugin import Plugin
 
 PLUGIN = Plugin(
     name="{name}", summary="toys [to] learn from", systems="{package}.systems",
-    commands={{"train": "{package}.commands:train", "fail": "{package}.commands:fail", "code": "{package}.commands:code"}},
+    commands={{word: "{package}.commands:" + word for word in ("train", "fail", "code")}},
     help={{"train": "train a toy"}},
 )
-'''
+"""
 
-COMMANDS = '''
+COMMANDS = """
 import builtins
 
 from nearfar.cli import parse_recipe
@@ -59,7 +59,7 @@ def fail(argv):
 
 def code(argv):
     return int(argv[0])
-'''
+"""
 
 
 def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str = "toy", broken: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ from nearfar.cli import main
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 CARDS = systems()
-EXPORTS = ("safetensors", "onnx", "torch", "none: ")
+EXPORT = re.compile(r"safetensors|onnx|none: .{10,}")
 
 each_card = pytest.mark.parametrize("card", CARDS, ids=[card.slug for card in CARDS])
 
 
-# -- the tests that say which oracle they are ---------------------------------------------------------------------------
+# -- the tests that say which oracle they are -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,14 @@ def helper(): ...
             list(marks(f"@pytest.mark.{wrong}\ndef test_x(): ...", "x"))
 
 
-def test_marks_name_an_oracle_of_a_card():
+def test_marks_name_an_oracle_of_their_card():
+    """A mark whose slug has no card is a part of core tested ahead of its system; a misspelt one leaves a gap below."""
     numbers = {card.slug: len(card.oracles) for card in CARDS}
-    wrong = [m for m in all_marks() if not 1 <= m.number <= numbers.get(m.slug, 0)]
-    assert not wrong, "tests marked with an oracle that no card has: " + ", ".join(
-        f"{m.where} ({m.slug} {m.number})" for m in wrong
-    )
+    wrong = [mark for mark in all_marks() if mark.slug in numbers and not 1 <= mark.number <= numbers[mark.slug]]
+    assert not wrong, ", ".join(f"{mark.where}: {mark.slug} has no oracle {mark.number}" for mark in wrong)
 
 
-# -- what all kinds must have -------------------------------------------------------------------------------------------
+# -- what all kinds must have -----------------------------------------------------------------------------------------
 
 
 def test_there_are_cards_and_their_slugs_are_unique():
@@ -117,7 +117,7 @@ def test_the_card_is_complete(card: System):
     assert card.plugin in plugin.installed()
     assert set(card.also) <= set(plugin.INSTALL) - {card.plugin}
     assert card.export, "formats its features export to, or ('none: reason',)"
-    assert all(form.startswith(EXPORTS) and len(form) > len("none: ") for form in card.export)
+    assert all(EXPORT.fullmatch(form) for form in card.export), card.export
     assert len(set(card.oracles)) == len(card.oracles)
 
 
@@ -136,7 +136,7 @@ def test_the_docs_have_its_page(card: System):
         assert "rebuilt" in text.lower(), "a reconstruction says so on its page"
 
 
-# -- what each kind must have -------------------------------------------------------------------------------------------
+# -- what each kind must have -----------------------------------------------------------------------------------------
 
 
 def images(folder: Path) -> list[str]:
@@ -180,7 +180,7 @@ def trains(card: System, folder: Path) -> None:
     assert scores["after"], "features of labelled data are scored"
     assert all(math.isfinite(score["value"]) for score in scores["after"].values())
     features = folder / "features.npy"
-    assert main([owner, "embed", str(out), "--data.root", str(folder / "data"), "--output", str(features)]) == 0
+    assert main([owner, "embed", "--run", str(out), "--root", str(folder / "data"), "--out", str(features)]) == 0
     found = np.load(features, allow_pickle=False)
     assert found.shape[0] == 32
     assert np.isfinite(found).all()

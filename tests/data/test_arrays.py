@@ -65,7 +65,6 @@ def test_samples_are_copies() -> None:
     [
         (IMAGES.astype(np.float32), None, "images: expected an array of uint8, received float32; scale to 0..255"),
         (IMAGES.astype(np.int64), None, "images: expected an array of uint8, received int64"),
-        ([[1]], None, "images: expected an array of uint8, received list"),
         (IMAGES[0, 0], None, r"images: expected shape \[N, H, W\]"),
         (RNG.integers(0, 9, (2, 4, 5, 4), dtype=np.uint8), None, r"images: expected shape .*received \(2, 4, 5, 4\)"),
         (IMAGES[..., :3], None, "layout: expected 'nchw' or 'nhwc', since .* may be either"),
@@ -78,6 +77,11 @@ def test_samples_are_copies() -> None:
 def test_refuses(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ArraySource(images, labels)
+
+
+def test_refuses_a_list() -> None:
+    with pytest.raises((ValueError, TypeError), match="images"):  # TypeError where annotations are checked
+        ArraySource([[1]])  # type: ignore[arg-type]
 
 
 def test_layout_can_be_said() -> None:
@@ -140,7 +144,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected an array 'images'.*received \['pictures'\]"):
         open_arrays(tmp_path / "other.npz")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match="extension: expected one of '.npy', '.npz', received '.txt'"):
+    with pytest.raises(ValueError, match=r"extension: expected one of '.npy', '.npz', received '.txt'"):
         open_arrays(tmp_path / "a.txt")
 
 

@@ -79,7 +79,7 @@ def test_unknown_ranges_are_refused(tmp_path: Path) -> None:
 def test_truncated_and_foreign_files_raise(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         write(tmp_path / name, size=(64, 64))
-        with pytest.raises(OSError, match="truncated|Truncated"):
+        with pytest.raises(OSError, match=r"truncated|Truncated"):
             decode(truncate(tmp_path / name))
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(OSError, match="cannot identify image file"):

@@ -107,6 +107,7 @@ def test_validation_comes_before_test_and_alone_is_no_split(tmp_path: Path) -> N
     classes(tmp_path / "train", num=2)
     whole = open_folder(tmp_path)
     assert isinstance(whole, ImageFolder)
+    assert (whole.class_names, len(whole), whole.files[0]) == (("cat", "dog"), 4, "train/cat/0.png")
     classes(tmp_path / "test", num=3)
     classes(tmp_path / "val", num=1)
     data = open_folder(tmp_path)
@@ -119,10 +120,15 @@ def test_unknown_class_of_the_test_split(tmp_path: Path) -> None:
     classes(tmp_path / "val", num=1, names=("cat", "cow"))
     with pytest.raises(ValueError, match="val: expected classes cat, dog, received 'cow'"):
         open_folder(tmp_path)
+    for path in (tmp_path / "val").rglob("*.png"):
+        path.unlink()
+    write(tmp_path / "val" / "a.png")
+    with pytest.raises(ValueError, match="val: expected classes cat, dog, received images in no subfolder"):
+        open_folder(tmp_path)
 
 
 def test_missing_empty_and_wrong_folders(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data.root: expected a folder of images, received nothing; give it with"):
+    with pytest.raises(ValueError, match=r"data.root: expected a folder of images, received nothing; give it with"):
         ImageFolder("")
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         ImageFolder(tmp_path / "nowhere")

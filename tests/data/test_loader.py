@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def sources(tmp_path: Path) -> dict[str, Source]:
         "wrapped": Wrapped(Noisy()),
         "array": ArraySource(np.random.default_rng(0).integers(0, 256, (23, 4, 4), dtype=np.uint8), np.arange(23) % 3),
         "files": ragged,
-        "mapped": memory_map(ragged, memory_gb=1, cache=str(tmp_path / "cache")),
+        "mapped": memory_map(ragged, memory_gb=1.0, cache=str(tmp_path / "cache")),
         "subset": Subset(Subset(ragged, np.arange(19)), np.arange(17)[::-1]),
     }
 
@@ -128,24 +128,24 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_generators_of_the_main_process_stay(workers: int) -> None:
+def test_generators_of_the_main_process_stay(request: pytest.FixtureRequest, workers: int) -> None:
     random.seed(1)
     np.random.seed(2)  # noqa: NPY002
     torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     list(Loader(Wrapped(Noisy()), Shuffle(23, 5), workers=workers).epoch(0))
-    assert random.getstate() == before[0]
+    if not request.config.getoption("jaxtyping_packages"):  # its checks draw from this generator
+        assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
 def test_an_epoch_may_be_left() -> None:
-    start = time.perf_counter()
-    for _ in range(2):
-        batches = Loader(Wrapped(Noisy()), Shuffle(23, 2), workers=2).epoch(0)
-        next(batches)
-        batches.close()  # type: ignore[attr-defined]
-    assert time.perf_counter() - start < 20
+    batches = Loader(Wrapped(Noisy()), Shuffle(23, 2), workers=2).epoch(0)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -154,8 +154,9 @@ def test_bugs_of_a_dataset_pass_through(workers: int) -> None:
         def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
             raise KeyError("bug")
 
-    with pytest.raises(KeyError, match="bug"):
+    with pytest.raises(KeyError, match="bug"):  # whose traceback is still held here
         next(Loader(Wrapped(Broken()), Sequential(23, 5), workers=workers).epoch(0))
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(
@@ -178,37 +179,43 @@ def test_refuses_an_empty_source() -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, time
 import numpy as np
 from nearfar.data import Loader, Wrapped
 from nearfar.samplers import Sequential
 
 class Slow:
-    def __len__(self): return 1000
+    def __len__(self): return 4000
     def __getitem__(self, i):
-        time.sleep(0.05)
+        time.sleep(0.02)
         return np.zeros((4, 4), np.uint8)
 
-batches = Loader(Wrapped(Slow()), Sequential(1000, 4), workers=2).epoch(0)
+batches = Loader(Wrapped(Slow()), Sequential(4000, 4), workers=2).epoch(0)
 next(batches)
+asked = []
+signal.signal(signal.SIGINT, lambda *_: asked.append(1))
 print("ready", flush=True)
+while not asked: next(batches)
+for _ in range(10): next(batches)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("went on", flush=True)
 try:
     for batch in batches: pass
 except KeyboardInterrupt:
-    batches.close()
     print("stopped", flush=True)
 """
 
 
-def test_an_interrupt_ends_workers_and_all() -> None:
+def test_interrupts_are_for_the_main_process_to_answer() -> None:
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+        for wanted in ("ready\n", "went on\n"):  # a trainer finishes its step first; then a second Ctrl-C
+            assert process.stdout.readline() == wanted
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
         out, err = process.communicate(timeout=20)
     finally:
         process.kill()

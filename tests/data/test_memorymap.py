@@ -22,7 +22,7 @@ from nearfar.data.memorymap import cache_folder, estimate_bytes
 
 
 def mapped(source: Source, cache: Path, **options: float) -> MemoryMap:
-    made = memory_map(source, memory_gb=1, cache=str(cache), **options)  # type: ignore[arg-type]
+    made = memory_map(source, memory_gb=1.0, cache=str(cache), **options)  # type: ignore[arg-type]
     assert isinstance(made, MemoryMap)
     return made
 
@@ -143,7 +143,7 @@ def test_full_disk_is_said_and_cleaned(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with pytest.raises(OSError, match="memory map of in .*: File exists; choose another folder"):
+    with pytest.raises(OSError, match=r"memory map of in .*: File exists; choose another folder"):
         mapped(ImageFolder(classes(tmp_path / "in")), tmp_path / "cache")
 
 
@@ -162,7 +162,7 @@ def test_larger_sources_are_read_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     assert estimate_bytes(source) == 12 * 3 * 8 * 8
     with caplog.at_level(logging.INFO):
         assert memory_map(source, memory_gb=2303e-9, cache=str(tmp_path / "cache")) is source
-        assert memory_map(source, memory_gb=0, cache=str(tmp_path / "cache")) is source
+        assert memory_map(source, memory_gb=0.0, cache=str(tmp_path / "cache")) is source
     assert "above data.memory_gb" in caplog.text
     assert "data.memory_gb = 0; images are decoded anew each epoch" in caplog.text
     assert not (tmp_path / "cache").exists()

@@ -94,7 +94,7 @@ def test_one_image(tmp_path: Path) -> None:
 
 
 def test_no_root() -> None:
-    with pytest.raises(ValueError, match="data.root: expected a folder of images, received nothing; give it with"):
+    with pytest.raises(ValueError, match=r"data.root: expected a folder of images, received nothing; give it with"):
         open_data(DataConfig())
 
 

@@ -57,7 +57,7 @@ def test_none_held_out() -> None:
 def test_too_few() -> None:
     with pytest.raises(ValueError, match="array: expected at least 2 samples, since a lone one"):
         holdout(source(None, 1), 0.0)
-    with pytest.raises(ValueError, match="data.validation: expected a share that leaves 2 of 3 samples"):
+    with pytest.raises(ValueError, match=r"data.validation: expected a share that leaves 2 of 3 samples"):
         holdout(source(None, 3), 0.5)
     with pytest.raises(ValueError, match=r"data.validation: expected a share in \[0, 1\), received 1.0"):
         holdout(source(None, 3), 1.0)

@@ -1,7 +1,7 @@
 """Runs a function of a test file in several gloo processes on this machine.
 
     from distributed.launch import launch
-    results = launch(function, 2, tensor, 3, timeout=60)      # [function(tensor, 3) on process 0, on process 1]
+    results = launch(function, 2, tensor, 3, timeout=120)      # [function(tensor, 3) on process 0, on process 1]
 
 The function stands at the top level of its file and imports what it needs there; it runs with the process group made
 and with the variables that torchrun sets, so that Accelerate joins the same group. Arguments and results travel through
@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 
 
-def launch(function: Callable[..., Any], world: int, *args: Any, timeout: float = 60) -> list[Any]:
+def launch(function: Callable[..., Any], world: int, *args: Any, timeout: float = 120) -> list[Any]:
     """What `function(*args)` returns on each of `world` processes, by rank.
 
     Raises:

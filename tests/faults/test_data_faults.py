@@ -31,7 +31,7 @@ def sources(root: Path) -> dict[str, Source]:
     files = ImageFolder(root)
     return {
         "files": files,
-        "mapped": memory_map(files, memory_gb=1, cache=str(root.parent / "cache"), max_bad_share=0.2),
+        "mapped": memory_map(files, memory_gb=1.0, cache=str(root.parent / "cache"), max_bad_share=0.2),
         "wrapped": Wrapped(_Opened(files), labels=files.labels),
     }
 

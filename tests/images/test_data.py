@@ -70,7 +70,7 @@ def test_debian_is_the_last_resort(tmp_path: Path, debian: Path) -> None:
 
 
 def test_missing_files_say_how_to_get_them(tmp_path: Path, debian: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="apt-get install dataset-fashion-mnist, or python -c .*FashionMNIST"):
+    with pytest.raises(FileNotFoundError, match=r"apt-get install dataset-fashion-mnist, or python -c .*FashionMNIST"):
         open_images(DataConfig(source="fashion-mnist", root=str(tmp_path)))
     write_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
@@ -142,7 +142,7 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # torchvision compares sums before it reads, so that other files never get to the unpickler.
     (folder / "data_batch_1").write_bytes(pickle.dumps({"data": images[::-1], "labels": [3, 1, 9, 0]}))
     with pytest.raises(
-        FileNotFoundError, match="expected CIFAR10 as torchvision stores it in .*not found or corrupted"
+        FileNotFoundError, match=r"expected CIFAR10 as torchvision stores it in .*not found or corrupted"
     ):
         open_images(DataConfig(source="cifar10", root=str(tmp_path)))
 
@@ -183,7 +183,7 @@ def test_food101(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "food101"])
 def test_no_root_and_no_files(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="data.root: expected the folder that holds"):
+    with pytest.raises(ValueError, match=r"data.root: expected the folder that holds"):
         open_images(DataConfig(source=name))
     with pytest.raises(FileNotFoundError, match=r"as torchvision stores it in .*to get it: python -c .*download=True"):
         open_images(DataConfig(source=name, root=str(tmp_path)))

@@ -89,7 +89,7 @@ def test_training_mode_and_gradients_stay(tmp_path):
     assert all(p.requires_grad for p in encoder.parameters())
 
 
-@pytest.mark.parametrize(("name", "shape"), [("convnet", (1, 32, 32)), ("timm/vit_tiny_patch16_224", (3, 32, 32))])
+@pytest.mark.parametrize(("name", "shape"), [("convnet", (1, 32, 32)), ("tiny-vit", (3, 32, 32))])
 def test_onnx_agrees_for_any_batch(tmp_path, name, shape):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -64,6 +64,14 @@ def test_state_dict_and_seed() -> None:
     assert all(value.is_contiguous() for value in first.state_dict().values())  # as safetensors asks
 
 
+def test_the_batch_size_stays_free_in_an_export() -> None:
+    net = ConvNet(1, width=4).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (torch.randn(3, 1, 16, 16),), dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 1, 16, 16)
+    assert torch.allclose(program.module()(x), net(x), atol=1e-5)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"x: expected shape \[B, 1, H, W\], received \(1, 3, 8, 8\)"):
         ConvNet(1)(torch.zeros(1, 3, 8, 8))

@@ -74,6 +74,14 @@ def test_it_learns_to_tell_two_patterns_apart() -> None:
     assert (net(x).argmax(1) == y).all()
 
 
+def test_the_batch_size_stays_free_in_an_export() -> None:
+    net = TinyViT(1, 16, dim=16, depth=1).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (torch.randn(3, 1, 16, 16),), dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 1, 16, 16)
+    assert torch.allclose(program.module()(x), net(x), atol=1e-5)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="size: expected a multiple of the patch of 4 pixels, received 30"):
         TinyViT(1, 30)

@@ -130,7 +130,7 @@ def test_maps_of_positions_agree_after_crop_flip_and_undo(config: ImageViewConfi
         expected, half = torch.stack([x, y]), torch.stack([c[i] for c in cells]).amax(dim=0)[:, None, None] / 2
         for maps in undone:
             assert bool(((maps[i] - expected).abs() <= half + 1e-3).all())
-        # Linear maps are undone exactly where every bilinear neighbour is a cell of the view, half a cell from its edge.
+        # Linear maps are undone exactly where every bilinear neighbour is a cell, half a cell inside the view.
         deep = torch.ones_like(x, dtype=torch.bool)
         for view, cell in zip((first, second), cells, strict=True):
             left, top, right, bottom = view.box[i].tolist()

@@ -94,7 +94,7 @@ def _t(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.t()
 
 
-def resolve(  # noqa: PLR0913
+def resolve(
     anchor: Tensor | None, candidate: Tensor | None, *, logits: Tensor | None, similarity: str | Similarity,
     targets: Tensor | None, labels: Tensor | Pair | None, positive: Tensor | None, weight: Tensor | None,
     positives: str, denominator: str | Tensor, group: Tensor | Pair | None, own: Tensor | None,
@@ -223,8 +223,7 @@ def _pair(name: str, value: Tensor | Pair | None, num_rows: int, num_columns: in
     if value is None:
         return None
     if isinstance(value, Tensor):
-        expect(num_rows == num_columns, name, "(anchor ids, candidate ids) where anchors and candidates differ in number",
-               "one tensor")  # fmt: skip
+        expect(num_rows == num_columns, name, f"({num_rows} anchor ids, {num_columns} candidate ids)", "one tensor")
         value = (value, value)
     first = _ids(name, value[0], num_rows)
     return first, first if value[1] is value[0] else _ids(name, value[1], num_columns)  # type: ignore[return-value]

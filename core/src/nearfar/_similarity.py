@@ -6,7 +6,7 @@ Legend: B anchors, N candidates, D embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from nearfar.checks import expect_positive
 EPS = 1e-12
 
 
+@runtime_checkable
 class Similarity(Protocol):
     """What compares every anchor with every candidate; larger is nearer."""
 

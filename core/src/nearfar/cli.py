@@ -97,9 +97,12 @@ def _overview() -> int:
     out.print(rows)
     points = plugin.installed()
     rows = table("plugins", "")
+    demos = []
     for name in points:
         try:
-            rows.add_row(f"nearfar {name}", escape(plugin.load(name).summary))
+            found = plugin.load(name)
+            rows.add_row(f"nearfar {name}", escape(found.summary))
+            demos += [f"nearfar {name} demo"] if "demo" in found.commands else []
         except (ImportError, TypeError, ValueError) as error:
             rows.add_row(f"nearfar {name}", f"[red]{escape(str(error))}[/] [dim](nearfar doctor)[/]")
     out.print()
@@ -111,9 +114,9 @@ def _overview() -> int:
     if rows.row_count:
         out.print()
         out.print(rows)
-    if "images" in points:
-        out.print("\nStart here: [bold]nearfar images train simclr --data.source digits[/]")
-    out.print("[dim]--help after a command: its flags.  NEARFAR_TRACEBACK=1: where an error arose.[/]")
+    if demos:
+        out.print(f"\nStart here: [bold]{demos[0]}[/]")
+    out.print("\n[dim]--help after a command: its flags.  NEARFAR_TRACEBACK=1: where an error arose.[/]")
     return 0
 
 

@@ -13,7 +13,7 @@ from nearfar.checks import expect
 from nearfar.ragged import Ragged
 
 
-def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples -> batch; int becomes int64, float float32, bool bool, str list[str], arrays and tensors stack.
 
     Arrays and tensors of one field share dtype and number of dimensions; where their shapes differ the field is Ragged.

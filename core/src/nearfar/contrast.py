@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nearfar import _composed, _plain
@@ -21,8 +20,10 @@ from nearfar.checks import expect, expect_choice
 
 __all__ = ["Lorentz", "Similarity", "Stats", "contrast"]
 
-PLAIN = 1 << 20
-"""entries of the logits up to which they are stored when `tile` is None"""
+PLAIN = 1 << 16
+"""entries of the logits up to which they are stored when `tile` is None: there both ways take equally long"""
+PLAIN_WITH_STATS = 1 << 20
+"""the same where stats are asked for, since stored logits give the accuracy"""
 
 
 class Stats(NamedTuple):
@@ -39,16 +40,16 @@ class Stats(NamedTuple):
     accuracy: Tensor | None
 
 
-def contrast(  # noqa: PLR0913
-    anchor: Float[Tensor, "B D"] | None,
-    candidate: Float[Tensor, "N D"] | None = None,
+def contrast(
+    anchor: Tensor | None,
+    candidate: Tensor | None = None,
     *,
-    logits: Float[Tensor, "B N"] | None = None,
+    logits: Tensor | None = None,
     similarity: str | Similarity = "cosine",
     targets: Tensor | None = None,
     labels: Tensor | tuple[Tensor, Tensor] | None = None,
-    positive: Bool[Tensor, "B N"] | None = None,
-    weight: Float[Tensor, "B N"] | None = None,
+    positive: Tensor | None = None,
+    weight: Tensor | None = None,
     positives: str = "mean",
     denominator: str | Tensor = "all",
     group: Tensor | tuple[Tensor, Tensor] | None = None,
@@ -115,9 +116,10 @@ def contrast(  # noqa: PLR0913
     Notes:
         Sums run in float32 whatever the input's type or the surrounding autocast; vectors shorter than 1e-12 get no
         gradient. Without a bound on the logits (|cosine| / temperature <= 60) an exact running maximum is kept.
-        Tiled above 2^20 logits: memory O((B + N) D + tile). "self" computes half of the matrix (4 B^2 D FLOP forward
-        and backward together), "row" 6 B N D, "both" 8 B N D. Class labels cost O((B + N) D) beside, because the
-        positive term is linear in the logits. First derivatives only.
+        Tiled above 2^16 logits (2^20 with stats, since stored logits give the accuracy): memory O((B + N) D + tile).
+        "self" computes half of the matrix (4 B^2 D FLOP forward and backward together), "row" 6 B N D, "both" 8 B N D.
+        Class labels cost O((B + N) D) beside, because the positive term is linear in the logits. First derivatives
+        only.
         Not tiled, memory O(B N): logits, positive, weight, a denominator mask and log_weight [B, N], which are B x N as
         they come in; other similarities; and positives="each" other than with targets and rows.
     """
@@ -135,7 +137,8 @@ def contrast(  # noqa: PLR0913
         )  # fmt: skip
         reason = _composed.why_plain(form)
         expect(not tile or reason is None, "tile", f"None or 0, since {reason} cannot be tiled", tile)
-        small = form.num_rows * form.num_columns <= PLAIN
+        width = form.num_columns + sum(x.shape[0] for x in form.extra)
+        small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats else PLAIN)
         if reason is not None or tile == 0 or (tile is None and small):
             parts = [_plain.row_part(form)]
             if directions == "both":
@@ -152,7 +155,8 @@ def _reduce(parts: list[Part], reduction: str, empty: str) -> tuple[Tensor, Stat
     num_empty = sum(sizes) - sum(counted)
     expect(empty != "raise" or num_empty == 0, "empty", "a positive for every anchor", f"{num_empty} anchors without")
     expect(
-        empty == "zero" or all(counted), "positives", "at least one anchor with a positive (or empty='zero')", "none"
+        empty == "zero" or all(counted), "positives",
+        "at least one anchor with a positive and something in its denominator (or empty='zero')", "none",
     )  # fmt: skip
     numbers = sizes if empty == "zero" else counted
     if reduction == "none":

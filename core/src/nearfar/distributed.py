@@ -85,15 +85,6 @@ def shuffled(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return result[order.argsort()[start : start + len(x)]]
 
 
-def gather_objects(obj: T) -> list[T]:
-    """The objects of all processes in rank order, on every process; they travel as in `broadcast`."""
-    if world() == 1:
-        return [obj]
-    box: list[Any] = [None] * world()
-    dist.all_gather_object(box, obj)
-    return box
-
-
 def shard(num_rows: int) -> slice:
     """This process's part of `num_rows` rows: consecutive, in rank order, sizes at most one apart."""
     share, rest = divmod(num_rows, world())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from rich.markup import escape
 
@@ -178,7 +178,7 @@ def sums() -> list[Check]:
     x = torch.randn(8, 4, generator=rng).requires_grad_()
     y = torch.randn(8, 4, generator=rng)
     rows = torch.arange(8)
-    loss = contrast(x, y, targets=rows, temperature=0.5)
+    loss = cast("torch.Tensor", contrast(x, y, targets=rows, temperature=0.5))
     (gradient,) = torch.autograd.grad(loss, x)
     same = functional.cross_entropy(functional.normalize(x) @ functional.normalize(y).T / 0.5, rows)
     (expected,) = torch.autograd.grad(same, x)

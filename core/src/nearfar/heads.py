@@ -46,8 +46,8 @@ class Head(nn.Module):
             "features", f"shape [N, {self.dim_in}]", tuple(features.shape),
         )  # fmt: skip
         expect(
-            len(features) >= 2 or not self.training or not any(_needs_rows(layer) for layer in self.layers),
-            "features", "at least 2 rows for a head with batch norm in training", f"{len(features)}",
+            features.shape[0] >= 2 or not self.training or not any(_needs_rows(layer) for layer in self.layers),
+            "features", "at least 2 rows for a head with batch norm in training", features.shape[0],
         )  # fmt: skip
         return self.layers(features)
 

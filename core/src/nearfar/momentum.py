@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -74,7 +75,8 @@ class Teacher(nn.Module):
         ours, theirs = dict(self.module.named_parameters()), dict(student.named_parameters())
         _expect_same("parameters", ours, theirs)
         if ours:
-            torch._foreach_lerp_(list(ours.values()), [theirs[k].to(v) for k, v in ours.items()], 1.0 - m)
+            targets = [theirs[name].to(parameter) for name, parameter in ours.items()]
+            torch._foreach_lerp_(list(ours.values()), targets, 1.0 - m)  # type: ignore[reportPrivateImportUsage]
         ours, theirs = dict(self.module.named_buffers()), dict(student.named_buffers())
         _expect_same("buffers", ours, theirs)
         for name, buffer in ours.items():
@@ -101,6 +103,6 @@ def _expect_momentum(momentum: float) -> None:
     expect(0 <= momentum <= 1, "momentum", "a number in [0, 1]", momentum)
 
 
-def _expect_same(kind: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def _expect_same(kind: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     odd = sorted(ours.keys() ^ theirs.keys()) or [k for k, v in ours.items() if v.shape != theirs[k].shape]
     expect(not odd, "student", f"the {kind} of the module the teacher was copied from", f"others at {odd}")

@@ -111,7 +111,7 @@ def summarise(path: Path) -> RunSummary:
     metrics, scores = folder.rows("metrics.jsonl"), folder.values("scores.json")
     kept = folder.values("checkpoints/best.json")
     monitor = kept.get("monitor") or _inner(recipe, "values", "trainer", "monitor") or "knn"
-    status = state.get("status") if state.get("status") in STATUSES else "unknown"
+    status = str(state["status"]) if state.get("status") in STATUSES else "unknown"
     if status == "running" and _is_gone(state):
         status = "interrupted"
     losses = [row["loss"] for row in metrics if isinstance(row.get("loss"), int | float)]
@@ -178,17 +178,20 @@ def show(folder: str | Path, *, as_json: bool = False) -> int:
     if not runs:
         out.print(f"No runs under {escape(str(folder))}. [dim]A run folder is one that holds recipe.json.[/]")
         return 0
-    rows = table("run", "recipe", "status", "step", "best", "loss", "when")
+    wide = out.width >= 110
+    rows = table("run", "status", "step", "best", "loss", "when", *(["recipe"] if wide else []))
+    for k, column in enumerate(rows.columns):
+        column.no_wrap = k > 0  # on a narrow terminal the folder's name gives way, not the numbers
     for run in runs:
         colour = {"running": "cyan", "finished": "green", "interrupted": "yellow"}.get(run.status, "red")
         step = "" if run.step is None else f"{run.step}/{run.steps}" if run.steps else str(run.step)
         best = "" if run.best is None else f"{run.monitor} {run.best:.3f}"
         loss = "" if run.loss is None else f"{run.loss:.4g}"
         where = os.path.relpath(run.path, folder)
-        name = Path(run.path).name if where == "." else where
-        rows.add_row(
-            escape(name), escape(run.recipe), f"[{colour}]{run.status}[/]", step, escape(best), loss, _when(run)
-        )
+        name = escape(Path(run.path).name if where == "." else where)
+        status = f"[{colour}]{run.status}[/]"
+        more = [escape(run.recipe)] if wide else []
+        rows.add_row(name, status, step, escape(best), loss, _when(run), *more)
     out.print(rows)
     for run in runs:
         for text in (*run.damage, *([run.message] if run.message and run.status in ("failed", "unknown") else [])):

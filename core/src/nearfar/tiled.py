@@ -8,12 +8,13 @@ Legend: B anchors, N candidates, D embedding.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
 
@@ -91,6 +92,35 @@ def frozen_log_sum_exp(
     return _Frozen.apply(a_BD, c_KD, normalize, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
 
 
+class _Refuse(Function):
+    """The identity, whose derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise RuntimeError("a tiled contrast has first derivatives only; pass tile=0 where second ones are needed")
+
+
+def _first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """Makes a derivative of the gradient an error.
+
+    torch's once_differentiable lets it pass as zero where the incoming gradient is a constant, as that of a mean is.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        return tuple(None if g is None else _Refuse.apply(g.requires_grad_()) for g in found)
+
+    return run
+
+
 class _Self(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, mask: Mask, bounded: bool, size: int) -> Tensor:
@@ -110,7 +140,7 @@ class _Self(Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, log_sum = ctx.saved_tensors
         mask, bounded, size = ctx.options
@@ -166,7 +196,7 @@ class _Both(Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, row_grad: Tensor, column_grad: Tensor) -> tuple[Tensor | None, ...]:
         a, c, row_sum, column_sum = ctx.saved_tensors
         mask, bounded, size = ctx.options
@@ -235,7 +265,7 @@ class _Rows(Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, c, log_sum, mean_c, mean_a, weight = ctx.saved_tensors
         mask, bounded = ctx.options
@@ -291,7 +321,7 @@ class _Frozen(Function):
         return total.log() + peak
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (mean,) = ctx.saved_tensors
         return mean * grad.unsqueeze(1), None, None, None, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from nearfar.data.arrays import ArraySource
 
@@ -14,7 +13,9 @@ def digits(*, channels: int = 0) -> ArraySource:
     The 17 grey levels 0..16 are spread over 0..255. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten
     Digits, UCI Machine Learning Repository, 1998.
     """
-    raw = load_digits()
-    images = np.rint(raw.images * (255 / 16)).astype(np.uint8)
-    names = [str(name) for name in raw.target_names]
-    return ArraySource(images, raw.target, name="digits", class_names=names, channels=channels)
+    from sklearn.datasets import load_digits  # here, since importing it takes longer than reading the digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    names = [str(digit) for digit in range(10)]
+    return ArraySource(images, labels, name="digits", class_names=names, channels=channels)

@@ -87,7 +87,8 @@ class ImageFolder(ImageFiles):
     """The images below a folder, in natural order (2 before 10).
 
     Labelled where the images lie in two or more subfolders, one a class, at any depth within it; otherwise flat: all
-    images at any depth, without labels. Subfolders without images are no classes. Hidden files and folders are ignored.
+    images at any depth, without labels. Subfolders without images are no classes, nor is a lone one, which is looked
+    into. Hidden files and folders are ignored.
     Links that lead out of the folder are left out and named in `skipped`, so that data from elsewhere does not reveal
     files of this machine.
 
@@ -126,13 +127,18 @@ class ImageFolder(ImageFiles):
                 "%s: left out %d links that lead out of the folder, e.g. %s", root, len(skipped), skipped[0].path
             )
         labels, names = None, tuple(class_names)
-        tops = {file.split("/", 1)[0] if "/" in file else "" for file in files}
+        # Folders that all images share, such as a lone `train`, tell nothing apart.
+        above = "" if class_names else os.path.commonpath([os.path.dirname(file) for file in files])
+        inside = [file[len(above) :].lstrip("/") for file in files]
+        tops = {file.split("/", 1)[0] if "/" in file else "" for file in inside}
         if class_names or (len(tops) > 1 and "" not in tops):
             names = names or tuple(sorted(tops, key=natural))
+            unknown = ", ".join(
+                repr(top) if top else "images in no subfolder" for top in sorted(tops - set(names))[:10]
+            )
+            expect(not unknown, f"{root}", f"classes {', '.join(names[:10])}", unknown)
             number = {name: i for i, name in enumerate(names)}
-            unknown = sorted(tops - number.keys())
-            expect(not unknown, f"{root}", f"classes {', '.join(names[:10])}", ", ".join(map(repr, unknown[:10])))
-            labels = np.array([number[file.split("/", 1)[0]] for file in files])
+            labels = np.array([number[file.split("/", 1)[0]] for file in inside])
         elif len(tops) > 1:
             log.warning("%s: images beside subfolders; all are taken without labels", root)
         super().__init__(root, files, labels, names, channels=channels, shorter=shorter, skipped=skipped)

@@ -86,7 +86,13 @@ class Loader:
             # Without a generator of its own it would draw from, and so move, the state of the main process.
             generator=torch.Generator().manual_seed(self.seed),
         )
-        yield from loader
+        batches = iter(loader)
+        try:
+            yield from batches
+        finally:
+            # Left to the garbage collector after an error or interrupt, whose traceback holds it, it would first lose
+            # its queues and then wait seconds for workers that hear nothing.
+            batches._shutdown_workers()
 
 
 class _Reader(Dataset):

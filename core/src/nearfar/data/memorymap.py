@@ -54,7 +54,8 @@ class MemoryMap:
             raise ValueError(f"{folder / TABLE}: expected a table of images, received {error}") from error
         expect(len(self.shapes) == len(source), str(folder), f"{len(source)} images", len(self.shapes))
         have = (folder / PIXELS).stat().st_size if (folder / PIXELS).exists() else 0
-        expect(have == self.offsets[-1], str(folder / PIXELS), f"{self.offsets[-1]} bytes", have)
+        want = int(self.offsets[-1])
+        expect(have == want, str(folder / PIXELS), f"{want} bytes", have)
         self.bad = {fault.index: fault for fault in self.faults}
         good = np.delete(self.shapes, list(self.bad), axis=0)
         same = len(good) > 0 and bool((good == good[0]).all())
@@ -63,7 +64,8 @@ class MemoryMap:
 
     def _open(self) -> None:
         size = int(self.offsets[-1])
-        self.pixels = np.memmap(self.folder / PIXELS, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        # A plain array over the map, whose slices cost less than those of np.memmap.
+        self.pixels = np.asarray(np.memmap(self.folder / PIXELS, np.uint8, "r")) if size else np.zeros(0, np.uint8)
         # Where all images have one shape, and none is missing, many are read by one indexing.
         self.dense = self.pixels.reshape(-1, *self.shape) if self.shape and not self.bad else None
 

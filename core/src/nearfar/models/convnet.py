@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,11 +16,11 @@ from nearfar.checks import expect, expect_choice
 
 
 class ConvNet(nn.Module):
-    """Four blocks of 3x3 convolution, max-pool, normalisation and ReLU, then the mean over positions.
+    """Four blocks of 3x3 convolution, normalisation and ReLU, then the mean over positions.
 
     Widths are (width, 2 width, 4 width, dim). The first three blocks halve the side (odd sides round up), so 32 pixels
-    end at 4 x 4; the pool stands before the normalisation, where it saves three quarters of its work and changes
-    little.
+    end at 4 x 4: the first and third by the stride of their convolution, the second by a max-pool between convolution
+    and normalisation.
 
     Args:
         channels: of the pictures.
@@ -31,7 +32,8 @@ class ConvNet(nn.Module):
         feature_dim: D.
 
     Notes:
-        0.29M parameters and 12 million multiply-adds a view at the defaults, one channel and 32 pixels.
+        0.24M parameters and 8 million multiply-adds a view at the defaults, one channel and 32 pixels. Activations are
+        kept channels-last, which is faster on a CPU; parameters are stored as usual.
     """
 
     def __init__(
@@ -43,9 +45,8 @@ class ConvNet(nn.Module):
         expect_choice("norm", norm, ("batch", "group"))
         self.channels, self.feature_dim = channels, dim
         widths = (channels, width, 2 * width, 4 * width, dim)
-        self.blocks = nn.Sequential(
-            *(_block(widths[i], widths[i + 1], pool=i < 3, norm=norm) for i in range(len(widths) - 1))
-        )
+        halve = ("stride", "pool", "stride", "")
+        self.blocks = nn.Sequential(*(_block(widths[i], widths[i + 1], halve[i], norm) for i in range(4)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -56,12 +57,18 @@ class ConvNet(nn.Module):
     def dense(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Features by position, one an 8 x 8 field of pixels."""
         expect(x.ndim == 4 and x.shape[1] == self.channels, "x", f"shape [B, {self.channels}, H, W]", tuple(x.shape))
-        return self.blocks(x)
+        # after the first block, since the order of one input channel's memory says nothing
+        first, *rest = self.blocks
+        x = first(x).contiguous(memory_format=torch.channels_last)
+        for block in rest:
+            x = block(x)
+        return x
 
 
-def _block(inputs: int, outputs: int, *, pool: bool, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
-    if pool:
+def _block(inputs: int, outputs: int, halve: str, norm: str) -> nn.Sequential:
+    stride = 2 if halve == "stride" else 1
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)]
+    if halve == "pool":
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
     layers.append(nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(math.gcd(outputs, 8), outputs))
     layers.append(nn.ReLU())

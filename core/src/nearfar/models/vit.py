@@ -31,8 +31,8 @@ class TinyViT(nn.Module):
         feature_dim: D.
 
     Notes:
-        0.81M parameters at the defaults for one channel and 32 pixels. Its rows do not depend on each other. Source:
-        Dosovitskiy et al., ICLR 2021.
+        0.80M parameters and 51 million multiply-adds a view at the defaults, for one channel and 32 pixels. Its rows do
+        not depend on each other. Source: Dosovitskiy et al., ICLR 2021.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TinyViT(nn.Module):
             positions = F.interpolate(positions, side, mode="bicubic", align_corners=False)
         x_BTD = (x_BDhw + positions).flatten(2).transpose(1, 2)
         if self.cls is not None:
-            x_BTD = torch.cat([self.cls.expand(len(x), -1, -1), x_BTD], 1)
+            x_BTD = torch.cat([self.cls.expand(x.shape[0], -1, -1), x_BTD], 1)
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return self.norm(x_BTD), side

@@ -11,7 +11,10 @@ from nearfar.report.svg import Interval, interval, number
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 NUM_TILES = 4
-WORDS = {"knn": "kNN accuracy", "linear_probe": "linear probe", "few_label": "few-label probe"}
+WORDS = {
+    "knn": "kNN accuracy", "linear": "linear probe", "few_label": "few-label probe", "map": "mean average precision",
+    "map@r": "MAP@R",
+}  # fmt: skip
 
 
 def words(name: str) -> str:
@@ -33,8 +36,14 @@ def _rows(scores: Scores) -> list[Interval]:
 
 
 def _digits(value: float) -> str:
-    """A score in three decimals, so that columns compare."""
-    return f"{value:.3f}" if abs(value) < 100 else number(value)
+    """A score in three decimals, so that columns compare; a count as it is."""
+    return f"{value:.3f}" if abs(value) < 100 and not (value.is_integer() and abs(value) > 1) else number(value)
+
+
+def _is_share(row: Interval) -> bool:
+    """Whether a row is a share with an interval; other numbers, such as those of geometry, have no common axis."""
+    seen = [t for t in (row.before, row.after) if t is not None]
+    return any(t[1] < t[2] for t in seen) and all(0 <= v <= 1 for t in seen for v in t)
 
 
 def _figure(values: tuple[float, float, float] | None) -> str:
@@ -50,9 +59,10 @@ def _change(row: Interval) -> str:
     if row.before is None or row.after is None:
         return '<span class="soft">\u2013</span>'
     gap = row.after[0] - row.before[0]
+    known = row.before[1] < row.before[2] and row.after[1] < row.after[2]
     apart = row.after[1] > row.before[2] or row.after[2] < row.before[1]
     sign = "+" if gap > 0 else "\u2212" if gap < 0 else "\u00b1"
-    text = "intervals apart" if apart else "intervals overlap"
+    text = "" if not known else "intervals apart" if apart else "intervals overlap"
     return f'{sign}{_digits(abs(gap))} <span class="soft">{text}</span>'
 
 
@@ -74,12 +84,12 @@ def before_after(scores: Scores) -> str:
     rows = _rows(scores)
     if not rows:
         return ""
-    shares = [v for row in rows for t in (row.before, row.after) if t is not None for v in t if 0 <= v <= 1]
+    rows.sort(key=lambda row: not _is_share(row))
+    shares = [v for row in rows if _is_share(row) for t in (row.before, row.after) if t is not None for v in t]
     low = min(0.9, math.floor(10 * min(shares, default=0.0)) / 10)
     body = []
     for row in rows:
-        seen = [t for t in (row.before, row.after) if t is not None]
-        drawn = interval(row, low, 1.0) if all(0 <= v <= 1 for t in seen for v in t) else ""
+        drawn = interval(row, low, 1.0) if _is_share(row) else ""
         body.append(
             f"<tr><td>{escape(row.name)}</td>"
             f"<td class='n'>{_figure(row.before)}</td><td class='n'>{_figure(row.after)}</td>"
@@ -122,6 +132,8 @@ def _block(heading: str, values: Mapping[str, Any]) -> str:
 def recipe(data: Mapping[str, Any]) -> str:
     """Every field of the recipe, one block a part."""
     parts = data.get("values", {})
+    if not parts:
+        return ""
     blocks = [_block(part, values) for part, values in parts.items() if isinstance(values, Mapping)]
     loose = {key: value for key, value in parts.items() if not isinstance(value, Mapping)}
     blocks += [_block("other", loose)] if loose else []
@@ -136,6 +148,8 @@ def recipe(data: Mapping[str, Any]) -> str:
 
 def environment(data: Mapping[str, Any]) -> str:
     """Versions and machine."""
+    if not data:
+        return ""
     loose = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
     blocks = [_block("machine", loose)] if loose else []
     blocks += [_block(key, value) for key, value in data.items() if isinstance(value, Mapping)]

@@ -5,6 +5,8 @@ Shapes: B samples, C channels, H and W of the source, S side of a view.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,7 +20,7 @@ from nearfar.views import colour as colours
 from nearfar.views import spatial
 from nearfar.views.blur import gaussian_blur, kernel_size, reach
 
-_CHUNK = 1 << 20  # values worked on at a time on a CPU, so that they stay in its cache
+_CHUNK, _CHUNK_DEVICE = 1 << 20, 1 << 27  # values worked on at a time: what a CPU's cache holds; what a GPU spares
 
 
 class ImageViews:
@@ -32,10 +34,11 @@ class ImageViews:
     Raises:
         ValueError: the config's mean does not fit `channels`, or the blur does not fit `size`.
 
-    Notes: a view is a function of (rng, index) and its image; the batch around it changes it by rounding at most
-    (1e-6). Colour takes the fast or the exact path of `nearfar.views.colour`. A crop without affine parts is resized
-    with antialiasing; with them (rotate, zoom, aspect, shear, shift) one bilinear sampling does crop and map at once,
-    black outside of the source. On a CPU uint8 is kept until colours are touched.
+    Notes: a view is a function of (rng, index) and its image: on one thread the same bits in whatever batch, on several
+    the same up to the order in which a mean is summed (2e-6). Colour takes the fast or the exact path of
+    `nearfar.views.colour`. A crop without affine parts is resized with antialiasing; with them (rotate, zoom, aspect,
+    shear, shift) one bilinear sampling does crop and map at once, black outside of the source. On a CPU uint8 is kept
+    until colours are touched.
     """
 
     def __init__(self, config: ImageViewConfig, size: int, channels: int) -> None:
@@ -83,8 +86,7 @@ class ImageViews:
             else:
                 centre = _centre(image, short, self.size)
             out = self._empty(len(source), source.device)
-            for start in range(0, len(source), self._step(source.device)):
-                rows = slice(start, min(start + self._step(source.device), len(source)))
+            for rows in self._chunks(centre):
                 out[rows] = self._normalised(self._convert(centre[rows].float() / 255))
         return out
 
@@ -93,8 +95,7 @@ class ImageViews:
         colour = colours.draw(self.config, index, rng)
         affine = spatial.is_affine(self.config)
         out = self._empty(len(index), index.device)
-        for start in range(0, len(index), self._step(index.device)):
-            rows = slice(start, min(start + self._step(index.device), len(index)))
+        for rows in self._chunks(image):
             pixels = spatial.resample(image, geometry, rows, affine)
             paint = self._exact if self.config.exact_colour else self._fast
             view = paint(pixels, colour[rows])
@@ -155,18 +156,22 @@ class ImageViews:
         layout = torch.channels_last if self.channels == 3 else torch.contiguous_format
         return torch.empty((num, self.channels, self.size, self.size), device=device, memory_format=layout)
 
-    def _step(self, device: torch.device) -> int:
-        """Samples worked on at a time."""
-        return max(_CHUNK // (3 * self.size**2), 1) if device.type == "cpu" else 1 << 30
+    def _chunks(self, image: Tensor | Ragged) -> Iterator[slice]:
+        """Rows that are worked on at a time."""
+        values = image if isinstance(image, Tensor) else image.values
+        source = values[0].numel() if isinstance(image, Tensor) else 0
+        step = (_CHUNK if values.device.type == "cpu" else _CHUNK_DEVICE) // max(3 * self.size**2, source)
+        for start in range(0, len(image), max(step, 1)):
+            yield slice(start, min(start + max(step, 1), len(image)))
 
 
 def _sizes(image: Tensor | Ragged) -> Tensor:
     """Width and height [B, 2] of every image, after a look at what they are."""
     if isinstance(image, Ragged):
-        expect(image.shapes is not None, "image", "Ragged with shapes [B, 3]", "Ragged without")
-        expect(image.shapes.shape[1:] == (3,), "image", "Ragged with shapes [B, 3]", tuple(image.shapes.shape))
-        values, channels = image.values, image.shapes[:, 0].unique().tolist()
-        sizes = image.shapes[:, [2, 1]].to(values.device)
+        values, shapes = image.values, image.shapes
+        if shapes is None or shapes.shape[1:] != (3,):
+            raise ValueError("image: expected Ragged with shapes [B, 3], received other items")
+        channels, sizes = shapes[:, 0].unique().tolist(), shapes[:, [2, 1]].to(values.device)
     elif isinstance(image, Tensor):
         expect(image.ndim == 4, "image", "shape [B, C, H, W]", tuple(image.shape))
         values, channels = image, [image.shape[1]]

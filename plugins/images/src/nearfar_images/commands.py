@@ -64,7 +64,8 @@ def demo(argv: list[str]) -> int:
     console().print(
         f"\nNext: {PROG} evaluate --run {run.path} --references\n"
         f"      {PROG} export --run {run.path} --out encoder\n"
-        f"      {PROG} train simclr --data.root FOLDER_OF_IMAGES"
+        f"      {PROG} train simclr --data.root FOLDER_OF_IMAGES",
+        soft_wrap=True,
     )
     return 0
 
@@ -215,7 +216,8 @@ def export(argv: list[str]) -> int:
 
     loaded = _load(options.run, options.checkpoint, options.trust_code)
     encoder, recipe = loaded.method.encoder, loaded.recipe
-    expect(isinstance(encoder, Encoder), f"run {options.run}", "a method with an encoder", type(encoder).__name__)
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"run {options.run}: expected a method with an encoder, received {type(encoder).__name__}")
     made = writer.export(
         encoder, recipe.encoder, shape_of(recipe.data), options.out, formats=options.formats, recipe=recipe
     )  # type: ignore[arg-type]
@@ -254,9 +256,11 @@ def _load(run: str, which: str, trust: bool) -> LoadedRun:
 
 
 def _score_table(arms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Any:
-    """Scores as rows, arms as columns."""
+    """Scores as rows, arms as columns; how many rows and dimensions there were is no score."""
     rows = table("score", *arms)
     for name in dict.fromkeys(name for scores in arms.values() for name in scores):
+        if name in ("rows", "dimensions"):
+            continue
         rows.add_row(escape(name), *(_figure(scores.get(name)) for scores in arms.values()))
     return rows
 

@@ -60,10 +60,11 @@ def _idx(config: DataConfig, *, name: str, torchvision: str, class_names: tuple[
         files = [next((f for f in (folder / stem, folder / f"{stem}.gz") if f.is_file()), None) for stem in stems]
         if all(files):
             arrays = [read_idx(file) for file in files if file]
-            return Data(*(
+            train, test = (
                 ArraySource(images, labels, name=f"{name} {split}", class_names=class_names, channels=config.channels)
                 for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:]))
-            ))  # fmt: skip
+            )
+            return Data(train, test)
     debian = f"apt-get install dataset-{name}, or " if name == "fashion-mnist" else ""
     raise FileNotFoundError(
         f"data.root: expected {stems[0]}[.gz] and its three companions in one of {', '.join(map(str, folders))}; "
@@ -80,7 +81,7 @@ def _arrays(config: DataConfig, *, name: str, torchvision: str, splits: tuple[An
         sources.append(
             ArraySource(known.data, labels, name=f"{name} {split}", class_names=known.classes, channels=config.channels)
         )
-    return Data(*sources)
+    return Data(sources[0], sources[1])
 
 
 def _files(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any, Any]) -> Data:
@@ -94,7 +95,7 @@ def _files(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any
             root, files, known._labels, known.classes,
             name=f"{name} {split}", channels=config.channels or 3, shorter=shorter_side(config),
         ))  # fmt: skip
-    return Data(*sources)
+    return Data(sources[0], sources[1])
 
 
 def _open(config: DataConfig, torchvision: str, part: Any) -> Any:

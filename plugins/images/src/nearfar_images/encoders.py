@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         Raises:
             TypeError: the model has no map of its own.
         """
-        model = self.model
+        model: Any = self.model
         if hasattr(model, "forward_intermediates"):
             return model.forward_intermediates(x, indices=1, intermediates_only=True, output_fmt="NCHW", norm=True)[-1]
         if hasattr(model, "dense"):
@@ -177,7 +177,7 @@ def _timm(name: str, rest: str, shape: tuple[int, ...]) -> Encoder:
     if card is not None and card.fixed_input_size:
         arguments["img_size"] = tuple(shape[1:])
     try:
-        model = timm.create_model(base, pretrained=False, **arguments)
+        model: Any = timm.create_model(base, pretrained=False, **arguments)
     except (AssertionError, ValueError) as error:
         raise ValueError(f"encoder {name!r} refuses images of shape {shape}: {error}") from error
     if rest.endswith(SMALL_STEM):

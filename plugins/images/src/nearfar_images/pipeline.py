@@ -7,8 +7,9 @@ scores = evaluate(loaded.method, open_images(loaded.recipe.data))
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,10 +111,10 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
 def build_method(recipe: Recipe, info: DataInfo) -> Method:
     """The method of a resolved recipe, for data described by `info`, whose shape is taken from the recipe."""
     shape = shape_of(recipe.data)
-    torch.manual_seed(recipe.trainer.seed)
-    encoder = encoders.build(recipe.encoder, shape)
     views = ImageViews(recipe.views, size=shape[1], channels=shape[0])
-    return recipe.method.build(dataclasses.replace(info, shape=shape), encoder, views)
+    with _seeded(recipe.trainer.seed):
+        encoder = encoders.build(recipe.encoder, shape)
+        return recipe.method.build(dataclasses.replace(info, shape=shape), encoder, views)
 
 
 def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = None) -> Run:
@@ -207,9 +208,9 @@ def load_encoder(
         seed: of random weights.
     """
     shape = shape_of(data)
-    torch.manual_seed(seed)
     views = ImageViews(ImageViewConfig(mean=tuple(mean), std=tuple(std)), size=shape[1], channels=shape[0])
-    return Frozen(encoders.build(config, shape), views).eval()
+    with _seeded(seed):
+        return Frozen(encoders.build(config, shape), views).eval()
 
 
 def load_pixels(data: DataConfig) -> Frozen:
@@ -247,6 +248,14 @@ def evaluate(
     train_x, test_x = (features(method, part, output=output, workers=workers)[0] for part in parts)
     train_y, test_y = (None if part.labels is None else torch.from_numpy(part.labels) for part in parts)
     return evaluate_embedding(train_x, train_y, test_x, test_y, config)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights drawn within depend on the seed alone, and the caller's random numbers go on as if nothing was drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _without_weights(recipe: Recipe) -> Recipe:

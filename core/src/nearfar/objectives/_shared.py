@@ -1,0 +1,130 @@
+"""What several objectives share: stacked views, where an anchor's own row stands, and the temperature of a Module.
+
+Legend: B batch, N gathered batch, V views, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from nearfar.checks import expect, expect_positive
+
+
+def stack(name: str, views: Tensor | Sequence[Tensor], *, least: int = 2) -> tuple[Tensor, int]:
+    """Views as one matrix [V * B, D], view after view, and their number.
+
+    `views` is [V, B, D], or V tensors [B, D].
+    """
+    if isinstance(views, Tensor):
+        expect(views.ndim == 3, name, "shape [V, B, D]", tuple(views.shape))
+        num, flat = views.shape[0], views.flatten(0, 1)
+    else:
+        num = len(views)
+        shapes = {tuple(view.shape) for view in views}
+        expect(len(shapes) == 1 and views[0].ndim == 2, name, "views of one shape [B, D]", sorted(shapes))
+        flat = torch.cat(list(views)) if num > 1 else views[0]
+    expect(num >= least, name, f"{least} or more views", num)
+    expect(flat.shape[0] > 0, name, "one or more samples", 0)
+    return flat, num
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the anchors [V * B] of this batch stand among the candidates [V * N] gathered from all batches."""
+
+    num_views: int
+    num_local: int
+    num_all: int
+    offset: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        last = self.num_all - self.num_local
+        expect(
+            0 <= self.offset <= last, "offset", f"0 to {last}, so that local rows are among the gathered", self.offset
+        )
+
+    def sample(self) -> Tensor:
+        """Number of every anchor's sample among all samples, [V * B]."""
+        local = torch.arange(self.num_local, device=self.device) + self.offset
+        return local.repeat(self.num_views)
+
+    def samples(self) -> Tensor:
+        """The same of the candidates, [V * N]."""
+        return torch.arange(self.num_all, device=self.device).repeat(self.num_views)
+
+    def own(self) -> Tensor:
+        """Candidate that is the anchor itself, [V * B]."""
+        view = torch.arange(self.num_views, device=self.device).repeat_interleave(self.num_local)
+        return view * self.num_all + self.sample()
+
+    def partner(self) -> Tensor:
+        """Candidate that is the other view of the anchor, of two views, [2 * B]."""
+        return (self.own() + self.num_all) % (2 * self.num_all)
+
+    def positives(self) -> dict[str, Any]:
+        """The other views of the same sample, as arguments of a contrast with candidates given."""
+        if self.num_views == 2:
+            return {"targets": self.partner()}
+        return {"labels": (self.sample(), self.samples())}
+
+
+def gather_views(gathered: Tensor | Sequence[Tensor], num_views: int) -> Tensor:
+    """Gathered views as one matrix [V * N, D]."""
+    flat, num = stack("gathered", gathered, least=1)
+    expect(num == num_views, "gathered", f"{num_views} views, as many as the anchors have", num)
+    return flat
+
+
+def add_constant(loss: Tensor, extra_B: Tensor, num_anchors: int, reduction: str) -> Tensor:
+    """Adds a term per anchor (zero where the anchor does not count) to a loss reduced over `num_anchors`."""
+    if reduction == "none":
+        return loss + extra_B
+    return loss + (extra_B.sum() / num_anchors if reduction == "mean" else extra_B.sum())
+
+
+class Temperature(nn.Module):
+    """A fixed number, or exp of a learnt logarithm that is held at `minimum` or above.
+
+    Args:
+        initial: temperature at the start.
+        learnable: whether it is learnt; its logarithm is the parameter `log_value`.
+        minimum: lowest value that a learnt temperature takes; a gradient that would go below is stopped.
+    """
+
+    def __init__(self, initial: float, learnable: bool, minimum: float = 0.01) -> None:
+        super().__init__()
+        expect_positive("temperature", initial)
+        expect_positive("minimum", minimum)
+        self.initial, self.minimum = float(initial), float(minimum)
+        self.log_value = nn.Parameter(torch.tensor(math.log(initial))) if learnable else None
+
+    def forward(self) -> float | Tensor:
+        if self.log_value is None:
+            return self.initial
+        return _AtLeast.apply(self.log_value, math.log(self.minimum)).exp()
+
+    def extra_repr(self) -> str:
+        return f"{self.initial}, learnable={self.log_value is not None}"
+
+
+class _AtLeast(Function):
+    """max(x, low) whose gradient leads back from below, where that of clamp is zero and x would be stuck."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.low = low
+        return x.clamp_min(low)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return torch.where((x < ctx.low) & (grad > 0), 0.0, grad), None
