@@ -17,7 +17,7 @@ PLUGINS := $(if $(PLUGIN),plugins/$(PLUGIN),$(wildcard plugins/*))
 TESTS := $(if $(PLUGIN),tests/$(PLUGIN) tests/catalogue,tests)
 SOURCES := pyproject.toml core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 # One thread a test worker, so that the workers do not fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --jaxtyping-packages=nearfar,beartype.beartype
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --jaxtyping-packages=nearfar,typecheck.check
 
 .PHONY: demo test test-all docs bench lint clean
 

@@ -81,7 +81,7 @@ def main() -> None:
         "faster": round(median["lightly"] / median["nearfar"], 2),
         "same_predictions": agree,
         "peer": f"lightly {version('lightly')}",
-        "environment": common.environment(),
+        "environment": common.metadata(),
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     print(

@@ -85,7 +85,7 @@ def main(which: str, folder: Path) -> None:
         scores, seconds = train([*flags, "--trainer.evaluate-every", "0"], Path(temporary) / "run")
     known[which] = {
         **data, "command": ["nearfar", "images", "train", "simclr", *flags[2:]], "seconds": round(seconds, 1),
-        "scores": scores, "environment": common.environment(),
+        "scores": scores, "environment": common.metadata(),
     }  # fmt: skip
     RESULTS.write_text(json.dumps(known, indent=2) + "\n")
     for name in ("knn", "linear", "few_label"):

@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
+import common
 import torch
 import torch.nn.functional as F
 from lightly.transforms import SimCLRTransform
@@ -30,7 +25,6 @@ from nearfar.config import ImageViewConfig
 from nearfar.rng import Rng
 from nearfar.views import ImageViews
 
-RESULTS = Path(__file__).parent / "results" / "views.json"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # side of a view, side of its source, probability of blur, images for nearfar, images for the peers, bar over lightly
 CASES = {
@@ -102,28 +96,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    result = {"unit": "views a CPU second, one thread", "repeats": repeats, "environment": environment(), "cases": {}}
+    result = {
+        "metadata": common.metadata(("torchvision", "lightly", "pillow")),
+        "unit": "views a CPU second, one thread",
+        "repeats": repeats,
+        "cases": {},
+    }
     for name, (*case, bar) in CASES.items():
         rates = measure(repeats, *case)
         ratio = round(rates["nearfar"] / rates["lightly"], 2)
         result["cases"][name] = {"rates": rates, "times_lightly": ratio, "bar": bar, "met": ratio >= bar}
         print(f"{name}: {ratio} x lightly (bar {bar}); {rates}")
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def environment() -> dict[str, object]:
-    """Date, machine and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    packages = ("torch", "torchvision", "lightly", "pillow", "nearfar")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
+    common.write("views", result)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def readable(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
             result.append(_escaped(line.rstrip().rstrip(":")) + "::")
         else:
             result.append(_escaped(line))
-    lines[:] = result
+    # A first line that is empty keeps napoleon from reading "x: y" of a field's description as a type.
+    lines[:] = ["", *result] if what == "attribute" else result
 
 
 def _indent(line: str) -> int:
@@ -164,12 +165,15 @@ class Objectives(MarkdownDirective):
     """Every objective with its opening sentence."""
 
     def markdown(self) -> list[str]:
-        rows = [
-            (f"[`{member}`](generated/{name}.md)", first_line(getattr(module, member)))
-            for name, module in families()
-            for member in members(module)
-        ]
-        return table(["objective", "what it is"], rows)
+        rows = []
+        for name, module in families():
+            known = {member: getattr(module, member) for member in members(module)}
+            for member, function in known.items():
+                if inspect.isfunction(function):
+                    pair = [other for other in known if other.lower().replace("_", "") == member.replace("_", "")]
+                    links = ", ".join(f"[`{each}`](generated/{name}.md)" for each in pair)
+                    rows.append((links, first_line(function)))
+        return table(["function, Module", "what it is"], rows)
 
 
 class Systems(MarkdownDirective):
@@ -185,7 +189,7 @@ class Systems(MarkdownDirective):
 
 
 class Benchmarks(MarkdownDirective):
-    """The results of one benchmark, `{benchmarks} NAME`: facts about the machine, then the rows."""
+    """The results of one benchmark, `{benchmarks} NAME`: the machine, then a column a case and a row a measure."""
 
     required_arguments = 1
 
@@ -193,27 +197,47 @@ class Benchmarks(MarkdownDirective):
         path = RESULTS / f"{self.arguments[0]}.json"
         self.env.note_dependency(str(path))
         if not path.is_file():
-            return [f"Not measured yet: `benchmarks/results/{path.name}` is missing; `make bench` writes it."]
-        return tables(json.loads(path.read_text()))
+            return [f"Not measured yet: there is no `benchmarks/results/{path.name}`."]
+        return result_tables(json.loads(path.read_text()))
 
 
-def tables(result: dict[str, Any]) -> list[str]:
-    """A result file as Markdown: plain values as facts, lists of objects as tables."""
-    facts = [f"{key}: {value}" for key, value in result.items() if not isinstance(value, list | dict)]
-    for key, value in result.items():
-        if isinstance(value, dict):
-            facts += [f"{key} {inner}: {v}" for inner, v in value.items() if not isinstance(v, list | dict)]
-    lines = ["; ".join(facts), ""]
-    for key, value in result.items():
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            head = list(dict.fromkeys(name for row in value for name in row))
-            rows = [[_cell(row.get(name, "")) for name in head] for row in value]
-            lines += [f"**{key}**", "", *table([name.replace("_", " ") for name in head], rows)]
-    return lines
+MACHINE = ("metadata", "environment")
+TARGETS = ("bar", "bars", "met")  # what a figure was hoped to reach; no measurement
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def result_tables(result: dict[str, Any]) -> list[str]:
+    """A result file as Markdown. Its cases stand in a list or dict `cases`, or are its values; else it is one case."""
+    if all(isinstance(value, dict) and "environment" in value for value in result.values()):
+        return [line for name, case in result.items() for line in result_tables({**case, "cases": {name: case}})]
+    machine = next((result[name] for name in MACHINE if name in result), {})
+    lines = [f"{'; '.join(f'{name} {value}' for name, value in flat(machine).items())}.", ""]
+    cases = result.get("cases", {"value": result})
+    cases = {case["case"]: case for case in cases} if isinstance(cases, list) else cases
+    columns = {name: flat(case, leave_out=(*MACHINE, *TARGETS, "case")) for name, case in cases.items()}
+    measures = dict.fromkeys(measure for column in columns.values() for measure in column)
+    rows = [[measure, *(column.get(measure, "") for column in columns.values())] for measure in measures]
+    return [*lines, *table(["measure", *columns], rows)]
+
+
+def flat(values: dict[str, Any], leave_out: Sequence[str] = (), path: str = "") -> dict[str, str]:
+    """Nested values as names and text; a score stands with its interval, plain counts in one line."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{path} {key.replace('_', ' ')}".strip()
+        if key in leave_out:
+            continue
+        if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+            interval = "" if value["low"] == value["high"] else f" [{value['low']:.3f}, {value['high']:.3f}]"
+            found[name] = f"{value['value']:.3f}{interval}"
+        elif isinstance(value, dict) and all(isinstance(inner, int | str) for inner in value.values()):
+            found[name] = ", ".join(f"{inner} {count}" for inner, count in value.items())
+        elif isinstance(value, dict):
+            found |= flat(value, leave_out, name)
+        elif isinstance(value, list):
+            found[name] = " ".join(map(str, value))
+        else:
+            found[name] = f"{value:.4g}" if isinstance(value, float) and value < 1000 else str(value)
+    return found
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

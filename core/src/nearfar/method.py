@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,7 @@ class Terms:
         return torch.stack([part.float() for part in parts]).sum()
 
 
+@runtime_checkable
 class Views(Protocol):
     """What makes views of one modality, e.g. `nearfar.views.ImageViews`."""
 
@@ -75,6 +76,7 @@ class Views(Protocol):
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What a Method may ask of the trainer."""
 

@@ -10,14 +10,13 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 
 from nearfar.checks import expect
 from nearfar.config import TrainerConfig
 
 
 def accelerator(config: TrainerConfig) -> Accelerator:
-    """An Accelerator for one run; buffers are not broadcast, since every process computes the same ones."""
+    """An Accelerator for one run; whoever opens the process group closes it at the end of the program."""
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     expect(
         config.precision != "fp16" or not cpu, "trainer.precision", "'no' or 'bf16' on a CPU", config.precision
@@ -31,7 +30,6 @@ def accelerator(config: TrainerConfig) -> Accelerator:
     made = Accelerator(
         cpu=cpu,
         mixed_precision=config.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         **options,
     )
     if ours and torch.distributed.is_initialized():  # whoever opened the process group closes it, at the end

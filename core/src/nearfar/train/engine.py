@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import distributed
 from nearfar.batch import Batch, split
@@ -59,6 +59,10 @@ class Engine:
         built = {n: optim.build(method, p, optimiser, self.peak) for n, p in self._parameters.items()}
         prepared = accelerator.prepare(method, *built.values())
         self.wrapped = prepared[0]
+        if isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
+            # Every process computes the same queues, teachers and batch statistics; none needs another's. Set here,
+            # since the constructor's argument has had two names.
+            self.wrapped.broadcast_buffers = False
         self.optimisers = dict(zip(built, prepared[1:], strict=True))
 
     # -- what a Method may call ----------------------------------------------------------------------------------------

@@ -50,11 +50,15 @@ def keep_batch(folder: Path, step: int, batch: Batch) -> Path:
     return path
 
 
-def report(trainer: Trainer) -> Path:
-    """Writes the run's page: curves, scores before and after, a map of the embedding, neighbours, samples of views."""
+def report(trainer: Trainer, features: Tensor, source: Source) -> Path:
+    """Writes the run's page: curves, scores before and after, a map of the embedding, neighbours, samples of views.
+
+    Args:
+        trainer: at the end of its run.
+        features: [N, D], of every sample of `source`, for the map and the neighbours.
+        source: what they are of.
+    """
     run = trainer.run
-    source = trainer.data.test if len(trainer.data.test) > 2 else trainer.data.train
-    features, _ = trainer.features(source=source)
     labels = None if source.labels is None else torch.from_numpy(source.labels)
     rows = [row for row in run.metrics if "loss" in row]
     pages.write_report(

@@ -321,9 +321,12 @@ class Trainer:
         self._judge({n: s for n, s in scores.items() if n in ("knn", self.config.monitor)})
         self._save()
         self._save_scores("after", scores)
+        judged = self.data.test if len(self.data.test) > 2 else self.data.train
+        features, _ = self.features(source=judged)  # by all processes
         if distributed.is_main():
             self.run.set_status("finished", step=self.step, steps=self.steps, epoch=self.epoch)
-            finish.report(self)
+            finish.report(self, features, judged)
+        distributed.barrier()
 
     def _save_scores(self, when: str, scores: dict[str, Score]) -> None:
         if distributed.is_main():
