@@ -44,6 +44,8 @@ def train_toy(
     """Three epochs of five steps, with dropout, a buffer that follows the embedding, and scores each epoch."""
     torch.set_num_threads(1)
     torch.manual_seed(7)
+    if workers:  # this process was forked before it had threads, so its loaders may fork too, which is fast
+        multiprocessing.set_start_method("fork", force=True)
     method = Toy(dropout=0.3, centre=True)
 
     def callback(trainer: Trainer, row: dict[str, Any]) -> None:

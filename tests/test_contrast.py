@@ -400,3 +400,12 @@ def test_more_complaints() -> None:
         contrast(draw(B, D), draw(N, D), positive=POSITIVE.long())
     with pytest.raises(TypeError, match="floating point"):
         contrast(torch.ones(B, D, dtype=torch.long), draw(N, D), targets=TARGETS)
+
+
+@pytest.mark.parametrize("tile", [0, 4])
+def test_a_row_that_is_not_a_number_makes_the_loss_not_a_number(tile: int) -> None:
+    """Never a finite loss over what is left: the trainer looks for the fault and skips the step."""
+    z = torch.randn(12, 4)
+    z[3, 1] = torch.nan
+    loss = contrast(z, labels=torch.arange(6).repeat(2), directions="self", tile=tile)
+    assert torch.isnan(loss)

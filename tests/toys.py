@@ -49,8 +49,9 @@ class Toy(Method):
     def __init__(self, *, dropout: float = 0.0, norm: str = "layer", centre: bool = False) -> None:
         super().__init__()
         layer = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}[norm]
+        # A bias before batch normalisation has no gradient but rounding, which Adam would blow up to full steps.
         self.encoder = nn.Sequential(
-            nn.Linear(8, 16), layer(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 8)
+            nn.Linear(8, 16, bias=norm != "batch"), layer(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 8)
         )
         self.cache = "exact" if norm == "layer" else "no: batch normalisation"
         self.register_buffer("centre", torch.zeros(8) if centre else None)

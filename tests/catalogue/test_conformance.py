@@ -84,7 +84,9 @@ def test_two_processes_equal_one(card: System, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(two[0]["losses"]), torch.tensor(one["losses"]), rtol=1e-4, atol=1e-5)
     for result in two:
         for name, value in one["state"].items():
-            torch.testing.assert_close(result["state"][name], value, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                result["state"][name], value, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("card", TRAINS, ids=lambda card: card.slug)

@@ -159,7 +159,8 @@ def test_fingerprint_tells_changes(tmp_path: Path) -> None:
     classes(tmp_path, num=2)
     first = ImageFolder(tmp_path).fingerprint()
     assert ImageFolder(tmp_path).fingerprint() == first
-    prints = {first, ImageFolder(tmp_path, channels=1).fingerprint(), ImageFolder(tmp_path, shorter=4).fingerprint()}
+    assert ImageFolder(tmp_path, shorter=4).fingerprint() == first  # how far files are reduced is no part of the data
+    prints = {first, ImageFolder(tmp_path, channels=1).fingerprint()}
     os.utime(tmp_path / "cat" / "0.png", (1, 1))
     prints.add(ImageFolder(tmp_path).fingerprint())
     write(tmp_path / "cat" / "0.png", 9, (9, 9))
@@ -168,7 +169,7 @@ def test_fingerprint_tells_changes(tmp_path: Path) -> None:
     prints.add(ImageFolder(tmp_path).fingerprint())
     (tmp_path / "dog" / "7.png").unlink()
     prints.add(ImageFolder(tmp_path).fingerprint())
-    assert len(prints) == 7
+    assert len(prints) == 6
 
 
 def test_lists_of_files_and_their_labels(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def train(output: str, norm: str, num: int, accumulate: int = 1) -> dict[str, An
     }
 
 
-@pytest.mark.parametrize(("world", "norm"), [(2, "layer"), (4, "layer"), (2, "batch"), (3, "batch")])
+@pytest.mark.parametrize(("world", "norm"), [(4, "layer"), (2, "batch")])
 def test_n_processes_equal_one(tmp_path: Path, world: int, norm: str) -> None:
     one = train(str(tmp_path / "one"), norm, 37)
     many = launch(train, world, str(tmp_path / "many"), norm, 37, timeout=120)
@@ -44,7 +44,9 @@ def test_n_processes_equal_one(tmp_path: Path, world: int, norm: str) -> None:
     for result in many:
         assert result["knn"] == one["knn"]
         for name, value in one["state"].items():
-            torch.testing.assert_close(result["state"][name], value, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                result["state"][name], value, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def interrupt(output: str, resume: bool) -> list[str]:
@@ -64,7 +66,9 @@ def interrupt(output: str, resume: bool) -> list[str]:
         if not resume and rank == 1 and trainer.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = TrainerConfig(epochs=2, batch_size=16, log_every=1, evaluate_every=0, progress=False, device="cpu", output=output)
+    config = TrainerConfig(
+        epochs=2, batch_size=16, log_every=1, evaluate_every=0, progress=False, device="cpu", output=output
+    )
     trainer = Trainer(Toy(dropout=0.2), Data(train=Vectors(40), test=Vectors(15, seed=3)), config, callbacks=[callback])
     try:
         run = trainer.fit(resume=resume)

@@ -69,7 +69,7 @@ def parts(form: Form, tile: int | None) -> list[Part]:
 
 
 def _part(total: Tensor, found: Tensor, has: Tensor) -> Part:
-    counted = has & (total > MINUS_INF)
+    counted = has & (total != MINUS_INF)
     loss = total.masked_fill(~counted, 0.0) - found.masked_fill(~counted, 0.0)
     return Part(loss, counted, None)
 

@@ -47,7 +47,7 @@ def row_part(form: Form) -> Part:
     if form.positives == "soft":
         weight_BN = torch.where(positive_BN, form.weight.to(logits_BN.dtype), 0.0)  # type: ignore[union-attr]
         total_B = denominator_B(kept_BN)
-        counted_B = has_positive_B & (total_B > MINUS_INF)
+        counted_B = has_positive_B & (total_B != MINUS_INF)
         finite_B = total_B.masked_fill(~counted_B, 0.0)
         loss_B = weight_BN.sum(1) * finite_B - (weight_BN * logits_BN).sum(1)
     elif form.positives == "each":
@@ -56,11 +56,11 @@ def row_part(form: Form) -> Part:
             rest_B1, entry_BN.masked_fill(~(kept_BN & positive_BN), MINUS_INF)
         )  # fmt: skip
         term_BN = joined_BN - positive_logits_BN
-        counted_B = has_positive_B & ((term_BN > MINUS_INF) | ~positive_BN).all(1)
+        counted_B = has_positive_B & ((term_BN != MINUS_INF) | ~positive_BN).all(1)
         loss_B = _mean(term_BN, positive_BN & counted_B.unsqueeze(1))
     else:
         total_B = denominator_B(kept_BN)
-        counted_B = has_positive_B & (total_B > MINUS_INF)
+        counted_B = has_positive_B & (total_B != MINUS_INF)
         if form.positives == "mean":
             found_B = _mean(positive_logits_BN, positive_BN)
         else:

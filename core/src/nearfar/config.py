@@ -52,7 +52,9 @@ class DataConfig:
         _fraction("data.validation", self.validation)
         expect(self.validation < 1, "data.validation", "a share below 1", self.validation)
         _fraction("data.max_bad_share", self.max_bad_share)
-        expect(self.image_size == 0 or self.image_size >= 4, "data.image_size", "0 or at least 4 pixels", self.image_size)
+        expect(
+            self.image_size == 0 or self.image_size >= 4, "data.image_size", "0 or at least 4 pixels", self.image_size
+        )
         expect(self.channels in (0, 1, 3), "data.channels", "0, 1 or 3", self.channels)
         expect(self.workers >= 0, "data.workers", "0 or more", self.workers)
         expect(self.memory_gb >= 0, "data.memory_gb", "0 or more", self.memory_gb)
@@ -116,7 +118,9 @@ class ImageViewConfig:
     def __post_init__(self) -> None:
         expect(self.num_views >= 1, "views.num_views", "1 or more", self.num_views)
         _ordered("views.crop_scale", self.crop_scale)
-        expect(self.crop_scale[0] > 0 and self.crop_scale[1] <= 1, "views.crop_scale", "shares in (0, 1]", self.crop_scale)
+        expect(
+            self.crop_scale[0] > 0 and self.crop_scale[1] <= 1, "views.crop_scale", "shares in (0, 1]", self.crop_scale
+        )
         _ordered("views.crop_ratio", self.crop_ratio)
         expect(self.crop_ratio[0] > 0, "views.crop_ratio", "ratios > 0", self.crop_ratio)
         _ordered("views.zoom", self.zoom)
@@ -128,7 +132,12 @@ class ImageViewConfig:
         for name in ("rotate", "aspect", "shear", "shift", "brightness", "contrast", "saturation", "noise"):
             expect(getattr(self, name) >= 0, f"views.{name}", "0 or more", getattr(self, name))
         expect(0 <= self.hue <= 0.5, "views.hue", "a number in [0, 0.5]", self.hue)
-        expect(self.blur_kernel == 0 or self.blur_kernel % 2 == 1, "views.blur_kernel", "0 or an odd number", self.blur_kernel)
+        expect(
+            self.blur_kernel == 0 or self.blur_kernel % 2 == 1,
+            "views.blur_kernel",
+            "0 or an odd number",
+            self.blur_kernel,
+        )
         expect(len(self.mean) == len(self.std), "views.std", "as many values as views.mean", self.std)
         expect(all(s > 0 for s in self.std), "views.std", "values > 0", self.std)
 
@@ -336,9 +345,7 @@ class ContrastConfig(MethodConfig):
             self.loss == "info_nce" or self.key_encoder == "shared",
             "method.loss", f"'info_nce' with key_encoder {self.key_encoder!r}", self.loss,
         )  # fmt: skip
-        expect(
-            self.pairs == "views" or self.loss == "supcon", "method.loss", "'supcon' with pairs 'labels'", self.loss
-        )
+        expect(self.pairs == "views" or self.loss == "supcon", "method.loss", "'supcon' with pairs 'labels'", self.loss)
 
     def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
         from nearfar.methods.contrast import Contrast

@@ -74,7 +74,11 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
         raise FileNotFoundError(f"recipe file: {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe file {path}: expected JSON, received text that does not parse: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("recipe"), str) or not isinstance(data.get("values"), dict):
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("recipe"), str)
+        or not isinstance(data.get("values"), dict)
+    ):
         raise ValueError(f"recipe file {path}: expected the keys 'schema', 'recipe' and 'values'")
     if data.get("schema") != SCHEMA:
         raise ValueError(f"recipe file {path}: expected schema {SCHEMA}, received {data.get('schema')!r}")

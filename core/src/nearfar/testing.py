@@ -37,7 +37,9 @@ def check_method(method: Method, batch: Batch, *, rows: int | None = None) -> No
     with torch.no_grad():
         viewed, again = method.views(batch, rng), method.views(batch, rng)
         _same_views(viewed, again, "views: two calls with the same randomness differ")
-        _same_views(take(viewed, part), method.views(take(batch, part), rng), "views: a sample's view depends on its batch")
+        _same_views(
+            take(viewed, part), method.views(take(batch, part), rng), "views: a sample's view depends on its batch"
+        )
         other = method.views(batch, rng.at(epoch=2))
         if viewed.get("views"):
             same = all(torch.equal(a.data, b.data) for a, b in zip(viewed["views"], other["views"], strict=True))
@@ -57,13 +59,17 @@ def check_method(method: Method, batch: Batch, *, rows: int | None = None) -> No
     lost = [n for n, p in method.named_parameters() if id(p) in named and p.requires_grad and p.grad is None]
     assert not lost, f"no gradient reaches {lost}, which an optimiser moves"
 
-    assert method.cache == "exact" or method.cache.startswith("no: "), f"cache: {method.cache!r} is neither exact nor 'no: reason'"
+    assert method.cache == "exact" or method.cache.startswith("no: "), (
+        f"cache: {method.cache!r} is neither exact nor 'no: reason'"
+    )
     if method.cache == "exact":
         quiet = _without_dropout(method)
         with torch.no_grad():
             whole, some = quiet.encode(viewed), quiet.encode(take(viewed, part))
         for name, value in some.items():
-            torch.testing.assert_close(value, whole[name][part], rtol=1e-4, atol=1e-5, msg=lambda m: f"cache is not exact: {m}")
+            torch.testing.assert_close(
+                value, whole[name][part], rtol=1e-4, atol=1e-5, msg=lambda m: f"cache is not exact: {m}"
+            )
 
     with torch.no_grad():
         method.after_update({n: v.detach() for n, v in z.items()}, targets, progress)

@@ -80,7 +80,7 @@ class ImageFiles:
                 stat = os.stat(self.root / file)
                 stats[i] = stat.st_size, stat.st_mtime_ns
         labels = np.zeros(0, dtype=np.int64) if self.labels is None else self.labels
-        return digest("images-1", f"{self.channels} {self.shorter}", "\0".join(self.files), stats, labels)
+        return digest("images-2", str(self.channels), "\0".join(self.files), stats, labels)
 
 
 class ImageFolder(ImageFiles):

@@ -159,7 +159,6 @@ class Contrast(Method):
         return feature if output == "default" else self.head(feature)
 
 
-
 def _objective(config: ContrastConfig) -> nn.Module:
     shared: dict[str, Any] = {"temperature": config.temperature, "learnable_temperature": config.learnable_temperature}
     if config.loss == "nt_xent":

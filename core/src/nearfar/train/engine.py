@@ -73,7 +73,9 @@ class Engine:
 
     def minimize(self, method: Method, batch: Batch) -> Terms:
         """One optimiser step on encode -> loss; `after_update` follows when the step was applied."""
-        parts = split(batch, _chunk(batch_size(batch), self.config.accumulate)) if self.config.accumulate > 1 else [batch]
+        parts = (
+            split(batch, _chunk(batch_size(batch), self.config.accumulate)) if self.config.accumulate > 1 else [batch]
+        )
         with torch.no_grad():
             targets = [self.call("targets", part, self.progress) for part in parts]
         outputs, terms = [], Terms()
@@ -151,7 +153,9 @@ class Engine:
 def _chunk(num: int, parts: int) -> list[int]:
     """Sizes of `parts` nearly equal pieces of a batch."""
     if num < parts:
-        raise ValueError(f"trainer.accumulate: expected at most the {num} samples of a process's batch, received {parts}")
+        raise ValueError(
+            f"trainer.accumulate: expected at most the {num} samples of a process's batch, received {parts}"
+        )
     return [num // parts + (i < num % parts) for i in range(parts)]
 
 

@@ -43,7 +43,9 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def advance(self, text: str = "") -> None:
@@ -66,5 +68,11 @@ class Bar:
 
 def figures(row: dict[str, float]) -> str:
     """The line beside the bar."""
-    words = {"loss": "loss", "alignment": "align", "uniformity": "unif", "effective_rank": "rank", "dead_dimensions": "dead"}
+    words = {
+        "loss": "loss",
+        "alignment": "align",
+        "uniformity": "unif",
+        "effective_rank": "rank",
+        "dead_dimensions": "dead",
+    }
     return "  ".join(f"{word} {row[key]:.3g}" for key, word in words.items() if key in row)

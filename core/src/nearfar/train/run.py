@@ -1,14 +1,14 @@
 """The run folder: what a run was asked, what it measured, where it stands. Written by the trainer, read by everybody.
 
-    recipe.json       what was asked
-    environment.json  versions, machine, commit
-    metrics.jsonl     one row every few steps, and one an evaluation: bit-identical for an identical run
-    timings.jsonl     seconds and rates, apart from the above because they never repeat
-    scores.json       evaluation before and after
-    status.json       running, finished, interrupted or failed; step, process
-    faults.jsonl      unreadable samples and non-finite steps
-    checkpoints/      step-N/..., best.json names the best
-    report.html       the page
+recipe.json       what was asked
+environment.json  versions, machine, commit
+metrics.jsonl     one row every few steps, and one an evaluation: bit-identical for an identical run
+timings.jsonl     seconds and rates, apart from the above because they never repeat
+scores.json       evaluation before and after
+status.json       running, finished, interrupted or failed; step, process
+faults.jsonl      unreadable samples and non-finite steps
+checkpoints/      step-N/..., best.json names the best
+report.html       the page
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Trainer:
         self.stale = 0
         self.window: dict[str, list[float]] = {}
         self.warned: set[str] = set()
-        self._saved_at = self._evaluated_at = -1
+        self._saved_at = self.evaluated_at = -1
         self._faults_told = 0
 
     # -- the run -------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Trainer:
         config, stop = self.config, False
         if config.evaluate_every and self.epoch % config.evaluate_every == 0:
             stop = self._judge(self.evaluate())
-        if config.checkpoint_every == 0 or self._due() or self._evaluated_at == self.step:
+        if config.checkpoint_every == 0 or self._due() or self.evaluated_at == self.step:
             self._save()
         if stop:
             self.bar.say(f"no better {config.monitor} for {config.patience} evaluations: stopping early")
@@ -302,7 +302,7 @@ class Trainer:
     def _judge(self, scores: dict[str, Score]) -> bool:
         """Writes a row of scores, remembers the best, and says whether patience has run out."""
         config = self.config
-        self._evaluated_at = self.step
+        self.evaluated_at = self.step
         values = {name: score.value for name, score in scores.items()}
         if distributed.is_main():
             self.run.append("metrics.jsonl", {"step": self.step, "epoch": self.epoch, "scores": values})
@@ -318,7 +318,8 @@ class Trainer:
 
     def _after(self) -> None:
         scores = self.evaluate(full=True)
-        self._judge({n: s for n, s in scores.items() if n in ("knn", self.config.monitor)})
+        if self.evaluated_at != self.step:  # a finished run that is resumed was judged before
+            self._judge({n: s for n, s in scores.items() if n in ("knn", self.config.monitor)})
         self._save()
         self._save_scores("after", scores)
         judged = self.data.test if len(self.data.test) > 2 else self.data.train
@@ -334,7 +335,9 @@ class Trainer:
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def features(self, output: str = "default", *, train: bool = True, source: Source | None = None) -> tuple[Tensor, Tensor]:
+    def features(
+        self, output: str = "default", *, train: bool = True, source: Source | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features [N, D] and indices [N] of a whole source, on the CPU, in the source's order."""
         from nearfar.train.features import extract
 
@@ -398,7 +401,7 @@ class Trainer:
                 "sampler": self.sampler.state_dict(),
                 "trainer": {
                     "step": self.step, "epoch": self.epoch, "position": self.position, "bad_steps": self.bad_steps,
-                    "best": self.best, "stale": self.stale, "window": self.window, "warned": sorted(self.warned),
+                    "best": self.best, "stale": self.stale, "evaluated_at": self.evaluated_at, "window": self.window, "warned": sorted(self.warned),
                     "metrics": self.run.size("metrics.jsonl"), "faults": self.run.size("faults.jsonl"),
                 },
             }  # fmt: skip
@@ -421,7 +424,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.sampler.load_state_dict(state["sampler"])
         trainer = state["trainer"]
-        for key in ("step", "epoch", "position", "bad_steps", "best", "stale", "window"):
+        for key in ("step", "epoch", "position", "bad_steps", "best", "stale", "evaluated_at", "window"):
             setattr(self, key, trainer[key])
         self.warned = set(trainer["warned"])
         self._saved_at = self.step
