@@ -80,7 +80,7 @@ def _join(x: Tensor, y: Tensor) -> Tensor:
 
 def _operands(form: Form) -> _Operands:
     a, c, scale = form.anchor, form.candidate, form.scale
-    plain = isinstance(scale, float) or scale.ndim == 0
+    plain = not isinstance(scale, Tensor) or scale.ndim == 0
     if form.directions == "self" and a is c and plain and form.log_weight is None and _mutual(form):
         z = a * scale**0.5  # type: ignore[operator]
         return _Operands(z, z, True)

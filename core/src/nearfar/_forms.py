@@ -137,7 +137,7 @@ def resolve(
         own = torch.arange(num_rows, device=like.device)  # type: ignore[union-attr]
     if directions in ("column", "both"):
         dense = log_weight is None or log_weight.ndim == 2
-        plain = isinstance(scale, float) or scale.ndim == 0
+        plain = not isinstance(scale, Tensor) or scale.ndim == 0
         expect(
             not extra and per_anchor is None and dense and plain, "extra, per_anchor, log_weight [N], temperature [B]",
             f"none of them with directions={directions!r}", "at least one",

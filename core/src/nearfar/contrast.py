@@ -6,7 +6,7 @@ Legend: B anchors, N candidates, D embedding, K further negatives, P own candida
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,8 +65,8 @@ def contrast(
     reduction: str = "mean",
     empty: str = "skip",
     tile: int | None = None,
-    with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+    with_stats: bool | str = False,
+) -> Any:
     """Contrasts every anchor's positives with what stands in its denominator.
 
     With s_ij = similarity / temperature, P_i the positives of anchor i and A_i its denominator:
@@ -103,7 +103,7 @@ def contrast(
         empty: anchors without a positive (or with an empty denominator) leave the mean ("skip"), count as zero
             ("zero") or are refused ("raise").
         tile: None chooses; 0 stores all logits; n works in tiles of side n.
-        with_stats: also return Stats.
+        with_stats: also return Stats; "counts" leaves the accuracy out, and so never decides how logits are computed.
 
     Returns:
         The loss, float32 (float64 for float64 input), or (loss, Stats).
@@ -125,6 +125,7 @@ def contrast(
     """
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
     expect_choice("empty", empty, ("skip", "zero", "raise"))
+    expect(with_stats in (True, False, "counts"), "with_stats", "True, False or 'counts'", with_stats)
     expect(tile is None or tile >= 0, "tile", "None or 0 or more", tile)
     some = logits if logits is not None else anchor
     expect(isinstance(some, Tensor), "anchor", "a tensor [B, D] (or logits)", type(some).__name__, TypeError)
@@ -138,7 +139,7 @@ def contrast(
         reason = _composed.why_plain(form)
         expect(not tile or reason is None, "tile", f"None or 0, since {reason} cannot be tiled", tile)
         width = form.num_columns + sum(x.shape[0] for x in form.extra)
-        small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats else PLAIN)
+        small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats is True else PLAIN)
         if reason is not None or tile == 0 or (tile is None and small):
             parts = [_plain.row_part(form)]
             if directions == "both":

@@ -21,7 +21,7 @@ from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Running, Share, edge,
 __all__ = ["Mask", "frozen_log_sum_exp", "log_sum_exp", "self_log_sum_exp"]
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def self_log_sum_exp(z_BD: Tensor, mask: Mask, *, bounded: bool = False, tile: int | None = None) -> Tensor:
     """log sum_j exp(z_i . z_j) over the pairs a symmetric mask leaves, from the tiles on and above the diagonal only.
 
@@ -40,7 +40,7 @@ def self_log_sum_exp(z_BD: Tensor, mask: Mask, *, bounded: bool = False, tile: i
     return _Self.apply(z_BD, mask, bounded, tile or edge(z_BD.device))  # type: ignore[return-value]
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def log_sum_exp(
     a_BD: Tensor, c_ND: Tensor, mask: Mask, *, both: bool = False, bounded: bool = False,
     weight_B: Tensor | None = None, tile: int | None = None,
@@ -70,7 +70,7 @@ def log_sum_exp(
     return _Rows.apply(a_BD, c_ND, mask, bounded, rows, weight_B), None  # type: ignore[return-value]
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def frozen_log_sum_exp(
     a_BD: Tensor, c_KD: Tensor, *, normalize: bool, bounded: bool = False, tile: int | None = None
 ) -> Tensor:
@@ -239,11 +239,10 @@ class _Rows(Function):
     ) -> Tensor:
         num, width = a.shape[0], c.shape[0]
         need_a, need_c = ctx.needs_input_grad[:2]
-        made = weight is not None and need_c
         buffer = Buffer(min(rows_a_strip, num) * width, a)
         result = a.new_empty(num)
         mean_c = torch.empty_like(a) if need_a else None
-        mean_a = torch.zeros_like(c) if made else None
+        mean_a = torch.zeros_like(c) if weight is not None and need_c else None
         for rows in spans(num, rows_a_strip):
             part = slice(*rows)
             e = buffer.view(rows[1] - rows[0], width)
@@ -258,8 +257,8 @@ class _Rows(Function):
             inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
             if mean_c is not None:
                 torch.mm(e, c, out=mean_c[part]).mul_(inverse.unsqueeze(1))
-            if mean_a is not None:
-                mean_a.addmm_(e.t(), a[part] * (inverse * weight[part]).unsqueeze(1))  # type: ignore[index]
+            if mean_a is not None and weight is not None:
+                mean_a.addmm_(e.t(), a[part] * inverse.mul_(weight[part]).unsqueeze(1))
         ctx.save_for_backward(a, c, result, mean_c, mean_a, weight)
         ctx.options = (mask, bounded)
         return result

@@ -5,6 +5,8 @@ Legend: B batch, N gathered batch, D embedding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def clip(
     reduction: str = "mean",
     tile: int | None = None,
     with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+) -> Any:
     """Symmetric cross-entropy between two sets whose rows belong together, for instance images and their captions.
 
     L = 1/(2B) sum_i [ -log softmax_j(cos(a_i, b_j) / t)_i - log softmax_j(cos(b_i, a_j) / t)_i ]
@@ -67,13 +69,14 @@ def clip(
         expect_positive("scale", float(scale.detach() if isinstance(scale, Tensor) else scale))
         temperature = 1.0 / scale
     rows = torch.arange(a.shape[0], device=a.device)
-    shared = {"temperature": temperature, "reduction": reduction, "tile": tile}
+    shared: dict[str, Any] = {"temperature": temperature, "reduction": reduction, "tile": tile}
     if gathered is None:
         expect(offset == 0, "offset", "0 without gathered", offset)
-        return contrast(a, b, targets=rows, directions="both", **shared, with_stats=with_stats)  # type: ignore[arg-type]
+        return contrast(a, b, targets=rows, directions="both", **shared, with_stats=with_stats)
     both_a, both_b = gathered
-    first, stats_a = contrast(a, both_b, targets=rows + offset, **shared, with_stats=True)  # type: ignore[arg-type, misc]
-    second, stats_b = contrast(b, both_a, targets=rows + offset, **shared, with_stats=True)  # type: ignore[arg-type, misc]
+    shared["with_stats"] = with_stats or "counts"
+    first, stats_a = contrast(a, both_b, targets=rows + offset, **shared)
+    second, stats_b = contrast(b, both_a, targets=rows + offset, **shared)
     loss = torch.cat([first, second]) if reduction == "none" else (first + second) / 2
     stats = Stats(
         stats_a.num_anchors + stats_b.num_anchors, stats_a.num_empty + stats_b.num_empty,
@@ -115,7 +118,7 @@ class CLIP(nn.Module):
         gathered: tuple[Tensor, Tensor] | None = None,
         offset: int = 0,
         with_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Stats]:
+    ) -> Any:
         return clip(
             a, b, temperature=self.tau(), gathered=gathered, offset=offset, tile=self.tile, with_stats=with_stats
         )

@@ -6,13 +6,14 @@ Legend: B batch, N gathered batch, V views, D embedding, K queue.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nearfar._similarity import normalize
 from nearfar.checks import expect, expect_positive
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Place, Temperature, add_constant, gather_views, stack
 
 
@@ -28,7 +29,7 @@ def dcl(
     reduction: str = "mean",
     tile: int | None = None,
     with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+) -> Any:
     """Decoupled contrastive loss: the positive attracts, and only negatives repel.
 
     L_i = -w_i cos(z_i, z_p(i)) / t + log sum_{k: other samples, both views} exp(cos(z_i, z_k) / t)
@@ -80,22 +81,19 @@ def dcl(
     num_local, num_all = z.shape[0] // num_views, candidate.shape[0] // num_views
     expect(num_all > 1 or queue is not None, "views", "2 or more samples, since one has no negatives", num_all)
     place = Place(num_views, num_local, num_all, offset, z.device)
-    options = {"temperature": temperature, "reduction": reduction, "tile": tile, "with_stats": True}
+    options: dict[str, Any] = {"temperature": temperature, "reduction": reduction, "tile": tile}
+    options |= {"denominator": "negatives", "with_stats": with_stats or "counts"}
     turns = num_views * num_local if symmetric else num_local
     if queue is not None:
         rows = torch.arange(turns, device=z.device)
         other = z.roll(num_local, 0)[:turns]
-        loss, stats = contrast(
-            z[:turns], other, targets=rows, group=(rows, rows), denominator="negatives", extra=(queue,), **options
-        )  # type: ignore[misc]
+        loss, stats = contrast(z[:turns], other, targets=rows, group=(rows, rows), extra=(queue,), **options)
     elif gathered is None and symmetric:
-        form = {"targets": place.partner()} if num_views == 2 else {"labels": place.sample()}
-        loss, stats = contrast(z, directions="self", denominator="negatives", **form, **options)  # type: ignore[misc]
+        form: dict[str, Any] = {"targets": place.partner()} if num_views == 2 else {"labels": place.sample()}
+        loss, stats = contrast(z, directions="self", **form, **options)
     else:
         form = {name: _rows(ids, turns) for name, ids in place.positives().items()}
-        loss, stats = contrast(
-            z[:turns], candidate, own=place.own()[:turns], denominator="negatives", **form, **options
-        )  # type: ignore[misc]
+        loss, stats = contrast(z[:turns], candidate, own=place.own()[:turns], **form, **options)
     if vmf_sigma is not None:
         unit = normalize(candidate.to(loss.dtype))
         cosine_N = (unit[:num_all] * unit[num_all:]).sum(1)
@@ -170,7 +168,7 @@ class DCL(nn.Module):
         gathered: Tensor | Sequence[Tensor] | None = None,
         offset: int = 0,
         with_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Stats]:
+    ) -> Any:
         return dcl(
             *views, temperature=self.tau(), queue=queue, gathered=gathered, offset=offset, with_stats=with_stats,
             **self.options,

@@ -5,11 +5,13 @@ Legend: B batch, N gathered batch, K queue, D embedding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from nearfar.checks import expect
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Temperature
 
 
@@ -25,7 +27,7 @@ def info_nce(
     reduction: str = "mean",
     tile: int | None = None,
     with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+) -> Any:
     """Each query finds its key among negatives.
 
     L = 1/B sum_i -log [ exp(q_i . k_i / t) / ( exp(q_i . k_i / t) + sum_n exp(q_i . n / t) ) ],  cosines throughout
@@ -120,7 +122,7 @@ class InfoNCE(nn.Module):
         gathered: Tensor | None = None,
         offset: int = 0,
         with_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Stats]:
+    ) -> Any:
         return info_nce(
             query, key, queue, temperature=self.tau(), in_batch=self.in_batch if in_batch is None else in_batch,
             gathered=gathered, offset=offset, tile=self.tile, with_stats=with_stats,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Place, Temperature, gather_views, stack
 
 
@@ -22,7 +23,7 @@ def nt_xent(
     reduction: str = "mean",
     tile: int | None = None,
     with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+) -> Any:
     """Normalised temperature-scaled cross-entropy between the views of a sample.
 
     L = 1/(V B) sum_i [ log sum_{k != i} exp(cos(z_i, z_k) / t) - mean_{p in other views of i} cos(z_i, z_p) / t ]
@@ -69,10 +70,7 @@ def nt_xent(
         warnings.warn("nt_xent: one sample has no negatives, so that nothing is learnt from it", stacklevel=2)
     place = Place(num_views, num_local, num_all, offset, z.device)
     positives = place.positives()
-    if candidate is None:
-        form = {"directions": "self"}
-    else:
-        form = {"own": place.own()}
+    form: dict[str, Any] = {"directions": "self"} if candidate is None else {"own": place.own()}
     return contrast(
         z,
         candidate,
@@ -116,7 +114,7 @@ class NTXent(nn.Module):
         gathered: Tensor | Sequence[Tensor] | None = None,
         offset: int = 0,
         with_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Stats]:
+    ) -> Any:
         return nt_xent(
             *views, temperature=self.tau(), gathered=gathered, offset=offset, tile=self.tile, with_stats=with_stats
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.checks import expect, expect_choice
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Place, Temperature, add_constant, gather_views, stack
 
 
@@ -31,7 +31,7 @@ def supcon(
     reduction: str = "mean",
     tile: int | None = None,
     with_stats: bool = False,
-) -> Tensor | tuple[Tensor, Stats]:
+) -> Any:
     """Supervised contrastive loss over all views of all samples.
 
     mean (L_out)  L_i = -1/|P_i| sum_{p in P_i} log [ exp(s_ip) / sum_{a != i} exp(s_ia) ],  s = cosine / t
@@ -92,6 +92,7 @@ def supcon(
     num_all = candidate.shape[0] // num_views
     place = Place(num_views, num_local, num_all, offset, flat.device)
     options: dict[str, Any] = {"temperature": temperature, "positives": positives, "tile": tile}
+    options["with_stats"] = with_stats or "counts"
     # One part of a batch may be without positives where the whole is not: it then has the weight 0, and no complaint.
     in_part = gathered is not None and empty == "skip"
     options["empty"] = "zero" if in_part else empty
@@ -109,9 +110,9 @@ def supcon(
     if gathered is None and anchors == "all":
         if positive is None:
             options["labels"] = options["labels"][0]
-        loss, stats = contrast(flat, directions="self", **options, with_stats=True)  # type: ignore[misc]
+        loss, stats = contrast(flat, directions="self", **options)
     else:
-        loss, stats = contrast(flat[:turns], candidate, own=place.own()[:turns], **options, with_stats=True)  # type: ignore[misc]
+        loss, stats = contrast(flat[:turns], candidate, own=place.own()[:turns], **options)
     if positives == "sum":
         counts = _log_counts(options, place.own()[:turns], loss.dtype)
         loss = add_constant(loss, counts, stats.num_anchors, options["reduction"])
@@ -211,7 +212,7 @@ class SupCon(nn.Module):
         gathered: tuple[Any, Tensor] | None = None,
         offset: int = 0,
         with_stats: bool = False,
-    ) -> Tensor | tuple[Tensor, Stats]:
+    ) -> Any:
         return supcon(
             z, labels, positive=positive, temperature=self.tau(), gathered=gathered, offset=offset,
             with_stats=with_stats, **self.options,

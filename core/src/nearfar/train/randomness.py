@@ -1,4 +1,6 @@
-"""Every random state of a process as plain values and tensors, so that a resumed run draws what the first would have."""
+"""Every random state of a process as plain values, so that a resumed run draws what the first would have."""
+
+# ruff: noqa: NPY002  users' datasets draw from the legacy global state of NumPy, so it is kept too
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def capture() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }  # fmt: skip

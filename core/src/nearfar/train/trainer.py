@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
 from nearfar.rng import Rng
 from nearfar.samplers import Sampler, Shuffle
-from nearfar.train import checkpoint, finish, identity, randomness
+from nearfar.train import checkpoint, finish, identity, randomness, state
 from nearfar.train.device import accelerator as make_accelerator
 from nearfar.train.engine import Engine
 from nearfar.train.progress import Bar, figures
@@ -85,7 +84,7 @@ class Trainer:
         self.stale = 0
         self.window: dict[str, list[float]] = {}
         self.warned: set[str] = set()
-        self._saved_at = self.evaluated_at = -1
+        self.saved_at = self.evaluated_at = -1
         self._faults_told = 0
 
     # -- the run -------------------------------------------------------------------------------------------------------
@@ -113,7 +112,9 @@ class Trainer:
         except BaseException as error:
             if distributed.is_main():
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                self.run.set_status(status, step=self.step, steps=self.steps, epoch=self.epoch, message=str(error))
+                # On a full disk this fails too, and must not hide the error that says so.
+                with contextlib.suppress(OSError):
+                    self.run.set_status(status, step=self.step, steps=self.steps, epoch=self.epoch, message=str(error))
             raise
         finally:
             for tracker in self.accelerator.trackers:
@@ -134,8 +135,9 @@ class Trainer:
         )  # fmt: skip
         expect(
             self._smallest >= distributed.world() * config.accumulate,
-            "trainer.batch_size", f"at least one sample a process and part ({distributed.world()} x {config.accumulate})"
-            " in every batch (see also trainer.drop_last)", self._smallest,
+            "trainer.batch_size",
+            f"at least one sample a process and part ({distributed.world()} x {config.accumulate}) in every batch "
+            "(see also trainer.drop_last)", self._smallest,
         )  # fmt: skip
         name = self.recipe.name if self.recipe else type(self.method).__name__.lower()
         self.run = Run(distributed.broadcast(str(path or new_folder(name))))
@@ -167,7 +169,7 @@ class Trainer:
         )  # fmt: skip
         self.identity = identity.describe(self)
         if found is not None:
-            self._restore(found)
+            state.restore(self, found)
         elif distributed.is_main():  # killed before its first checkpoint: what it logged is written again
             self.run.truncate("metrics.jsonl", 0)
             self.run.truncate("faults.jsonl", 0)
@@ -201,7 +203,7 @@ class Trainer:
                 if self.position == self.sampler.num_batches(self.epoch):
                     break
                 if self._due():
-                    self._save()
+                    state.save(self)
                 if signum := stop.agreed():
                     self._leave(signum)
                 if self.step >= self.steps:
@@ -294,7 +296,7 @@ class Trainer:
         if config.evaluate_every and self.epoch % config.evaluate_every == 0:
             stop = self._judge(self.evaluate())
         if config.checkpoint_every == 0 or self._due() or self.evaluated_at == self.step:
-            self._save()
+            state.save(self)
         if stop:
             self.bar.say(f"no better {config.monitor} for {config.patience} evaluations: stopping early")
         return stop
@@ -320,7 +322,7 @@ class Trainer:
         scores = self.evaluate(full=True)
         if self.evaluated_at != self.step:  # a finished run that is resumed was judged before
             self._judge({n: s for n, s in scores.items() if n in ("knn", self.config.monitor)})
-        self._save()
+        state.save(self)
         self._save_scores("after", scores)
         judged = self.data.test if len(self.data.test) > 2 else self.data.train
         features, _ = self.features(source=judged)  # by all processes
@@ -353,7 +355,7 @@ class Trainer:
         train_y, test_y = (None if s.labels is None else torch.from_numpy(s.labels) for s in (train, test))
         if not full and self.config.monitor == "knn" and (train_y is None or test_y is None):
             return {}
-        was_training, state = self.method.training, randomness.capture()
+        was_training, drawn = self.method.training, randomness.capture()
         train_x, _ = self.features(source=train)
         test_x, _ = self.features(source=test)
         config = self.evaluate_config
@@ -364,7 +366,7 @@ class Trainer:
                 "knn": knn(train_x, train_y, test_x, test_y, k=config.num_neighbours, confidence=config.confidence)
             }
         self.method.train(was_training)
-        randomness.restore(state)
+        randomness.restore(drawn)
         return scores
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _leave(self, signum: int) -> None:
-        self._save()
+        state.save(self)
         message = (
             f"stopped at step {self.step} of {self.steps}; everything is saved in {self.run.path}. "
             "Go on with --resume (or Trainer.fit(resume=...))"
@@ -383,61 +385,6 @@ class Trainer:
             self.run.set_status("interrupted", step=self.step, steps=self.steps, epoch=self.epoch, message=message)
             self.bar.say(message)
         raise Interrupted(message, signum)
-
-    def _save(self) -> None:
-        if self._saved_at == self.step:
-            return
-        states = distributed.gather_objects(randomness.capture())
-        if distributed.is_main():
-            folder = self.run.path / "checkpoints"
-            if self.engine.optimisers and self.accelerator.scaler is not None:
-                scaler = self.accelerator.scaler.state_dict()
-            else:
-                scaler = {}
-            state = {
-                "optimisers": {n: o.state_dict() for n, o in self.engine.optimisers.items()},
-                "scaler": scaler,
-                "random": states,
-                "sampler": self.sampler.state_dict(),
-                "trainer": {
-                    "step": self.step, "epoch": self.epoch, "position": self.position, "bad_steps": self.bad_steps,
-                    "best": self.best, "stale": self.stale, "evaluated_at": self.evaluated_at, "window": self.window, "warned": sorted(self.warned),
-                    "metrics": self.run.size("metrics.jsonl"), "faults": self.run.size("faults.jsonl"),
-                },
-            }  # fmt: skip
-            meta = {"identity": self.identity, "world": distributed.world(), "versions": environment()["versions"]}
-            checkpoint.save(folder, self.step, self.method.state_dict(), state, meta)
-            if self.best:
-                self.run.write("checkpoints/best.json", self.best)
-            checkpoint.prune(folder, self.config.keep, {self.best["step"]} if self.best else set())
-            self.run.set_status("running", step=self.step, steps=self.steps, epoch=self.epoch)
-        self._saved_at = self.step
-        distributed.barrier()
-
-    def _restore(self, path: Path) -> None:
-        model, state, manifest = checkpoint.load(path)
-        identity.compare(path, manifest["identity"], self.identity)
-        self.method.load_state_dict(model)
-        for name, optimiser in self.engine.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        if state["scaler"] and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.sampler.load_state_dict(state["sampler"])
-        trainer = state["trainer"]
-        for key in ("step", "epoch", "position", "bad_steps", "best", "stale", "evaluated_at", "window"):
-            setattr(self, key, trainer[key])
-        self.warned = set(trainer["warned"])
-        self._saved_at = self.step
-        if distributed.is_main():
-            self.run.truncate("metrics.jsonl", trainer["metrics"])
-            self.run.truncate("faults.jsonl", trainer["faults"])
-        if manifest["world"] == distributed.world():
-            randomness.restore(state["random"][distributed.rank()])
-        else:
-            warnings.warn(
-                f"checkpoint {path} was written by {manifest['world']} processes and goes on with "
-                f"{distributed.world()}: dropout draws will differ", stacklevel=2,
-            )  # fmt: skip
 
 
 def as_data(data: Any) -> Data:

@@ -9,6 +9,7 @@ PLUGIN = Plugin(
     summary="pretrain, evaluate and export image encoders",
     systems="nearfar_images.systems",
     commands={
+        "demo": "nearfar_images.commands:demo",
         "train": "nearfar_images.commands:train",
         "evaluate": "nearfar_images.commands:evaluate",
         "embed": "nearfar_images.commands:embed",
@@ -16,6 +17,7 @@ PLUGIN = Plugin(
         "export": "nearfar_images.commands:export",
     },
     help={
+        "demo": "SimCLR on handwritten digits in about a minute, without any download",
         "train": "train a system on your images: train RECIPE --data.root FOLDER",
         "evaluate": "kNN, probes, retrieval and geometry of a run's features",
         "embed": "write the features of a folder of images",
