@@ -146,11 +146,11 @@ def contrast(
                 parts.append(_plain.row_part(form.transposed()))
         else:
             parts = _composed.parts(form, tile)
-        loss, stats = _reduce(parts, reduction, empty)
+        loss, stats = _reduce(parts, reduction, empty, with_stats is True)
     return (loss, stats) if with_stats else loss
 
 
-def _reduce(parts: list[Part], reduction: str, empty: str) -> tuple[Tensor, Stats]:
+def _reduce(parts: list[Part], reduction: str, empty: str, accurate: bool) -> tuple[Tensor, Stats]:
     counted = [int(part.counted.sum()) for part in parts]
     sizes = [part.counted.shape[0] for part in parts]
     num_empty = sum(sizes) - sum(counted)
@@ -166,7 +166,7 @@ def _reduce(parts: list[Part], reduction: str, empty: str) -> tuple[Tensor, Stat
         sums = [part.loss.sum() / (n if reduction == "mean" else 1) for part, n in zip(parts, numbers, strict=True)]
         loss = torch.stack(sums).sum() / len(parts) if len(parts) > 1 else sums[0]
     accuracy = None
-    if all(part.hit is not None for part in parts) and sum(counted):
+    if accurate and all(part.hit is not None for part in parts) and sum(counted):
         hits = torch.stack([(part.hit & part.counted).sum() for part in parts]).sum()  # type: ignore[operator]
         accuracy = hits / sum(counted)
     return loss, Stats(sum(numbers), num_empty, accuracy)

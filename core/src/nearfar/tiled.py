@@ -272,8 +272,8 @@ class _Rows(Function):
             grad_a = mean_c * grad.masked_fill(log_sum == MINUS_INF, 0.0).unsqueeze(1) if mean_c is not None else None
             grad_c = None
             if ctx.needs_input_grad[1]:
-                factor = _common_factor(grad, weight) if mean_a is not None else None
-                if factor is not None:
+                factor = None if mean_a is None else _common_factor(grad, weight)
+                if mean_a is not None and factor is not None:
                     grad_c = mean_a * factor
                 else:
                     shares = Share(log_sum, grad, bounded), None
