@@ -311,3 +311,10 @@ def test_a_run_that_names_code_is_not_imported(run, tmp_path, capsys):
     assert "--trust-code" in capsys.readouterr().err
     with pytest.raises(ValueError, match="a registered one"):
         pipeline.read_recipe(copy)
+
+
+def test_the_page_of_a_run_has_all_its_parts(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    for heading in ("Map", "Nearest neighbours", "Views"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") > 8 * 3

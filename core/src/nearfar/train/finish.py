@@ -60,12 +60,11 @@ def report(trainer: Trainer, features: Tensor, source: Source) -> Path:
     """
     run = trainer.run
     labels = None if source.labels is None else torch.from_numpy(source.labels)
-    rows = [row for row in run.metrics if "loss" in row]
     pages.write_report(
         run.report,
         title=f"{run.recipe.get('recipe', 'run')}",
         recipe=run.recipe,
-        metrics=rows,
+        metrics=run.metrics,
         timings=run.timings,
         scores=run.scores,
         embedding=_map(features, labels, source),
@@ -98,12 +97,11 @@ def _picture(image: Tensor) -> Any:
 
 
 def _raw(source: Source, position: int) -> Tensor:
-    return source[position]["image"]
+    return torch.as_tensor(source[position]["image"])
 
 
 def _has_images(source: Source) -> bool:
-    image = source[0].get("image")
-    return isinstance(image, Tensor) and image.ndim == 3
+    return getattr(source[0].get("image"), "ndim", 0) == 3
 
 
 def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list[pages.NeighbourRow] | None:
@@ -117,8 +115,8 @@ def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list
         rows.append(
             pages.NeighbourRow(
                 query=_picture(_raw(source, query)),
-                neighbours=[_picture(_raw(source, i)) for i in others],
-                right=() if labels is None else [bool(labels[i] == labels[query]) for i in others],
+                images=[_picture(_raw(source, i)) for i in others],
+                right=None if labels is None else [bool(labels[i] == labels[query]) for i in others],
             )
         )
     return rows
