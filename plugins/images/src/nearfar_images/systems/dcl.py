@@ -41,7 +41,7 @@ def dcl() -> Recipe:
         method=ContrastConfig(loss="dcl", temperature=0.1, head=HeadConfig(layers=2, dim=128)),
         views=_views.small(),
         encoder=EncoderConfig(name="auto"),
-        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5),
+        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5.0),
         trainer=TrainerConfig(epochs=100, batch_size=128),
     )
 
@@ -56,7 +56,7 @@ def dcl_cifar() -> Recipe:
         method=ContrastConfig(loss="dcl", temperature=0.1, head=HeadConfig(layers=2, hidden=512, dim=128)),
         views=_views.small(),
         encoder=EncoderConfig(name="torchvision/resnet18+small-stem"),
-        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5),
+        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5.0),
         trainer=TrainerConfig(epochs=100, batch_size=128),
     )
 

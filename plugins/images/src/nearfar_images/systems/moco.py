@@ -54,7 +54,7 @@ def moco() -> Recipe:
         method=_method(hidden=0, queue=4096, momentum=0.99),
         views=_views.small(),
         encoder=EncoderConfig(name="auto"),
-        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5),
+        optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5.0),
         trainer=TrainerConfig(epochs=100, batch_size=256),
     )
 

@@ -46,7 +46,7 @@ def simclr() -> Recipe:
         method=ContrastConfig(loss="nt_xent", temperature=0.2, head=HeadConfig(layers=2, dim=128)),
         views=_views.small(),
         encoder=EncoderConfig(name="auto"),
-        optimiser=OptimiserConfig(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_epochs=5),
+        optimiser=OptimiserConfig(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_epochs=5.0),
         trainer=TrainerConfig(epochs=100, batch_size=256),
     )
 
@@ -61,7 +61,7 @@ def simclr_imagenet() -> Recipe:
         views=_views.imagenet(strength=1.0, crop=0.08),
         encoder=EncoderConfig(name="torchvision/resnet50"),
         optimiser=OptimiserConfig(
-            name="lars", lr=0.3, lr_scaling="linear", momentum=0.9, trust=1e-3, weight_decay=1e-6, warmup_epochs=10
+            name="lars", lr=0.3, lr_scaling="linear", momentum=0.9, trust=1e-3, weight_decay=1e-6, warmup_epochs=10.0
         ),
         trainer=TrainerConfig(epochs=100, batch_size=4096),
     )
@@ -77,7 +77,7 @@ def simclr_cifar() -> Recipe:
         views=_views.small(),
         encoder=EncoderConfig(name="torchvision/resnet18+small-stem"),
         optimiser=OptimiserConfig(
-            name="lars", lr=1.0, lr_scaling="linear", momentum=0.9, trust=1e-3, weight_decay=1e-4, warmup_epochs=10
+            name="lars", lr=1.0, lr_scaling="linear", momentum=0.9, trust=1e-3, weight_decay=1e-4, warmup_epochs=10.0
         ),
         trainer=TrainerConfig(epochs=1000, batch_size=512, evaluate_every=50),
     )

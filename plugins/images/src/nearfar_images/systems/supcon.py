@@ -45,7 +45,7 @@ def supcon() -> Recipe:
         ),
         views=_views.small(),
         encoder=EncoderConfig(name="auto"),
-        optimiser=OptimiserConfig(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_epochs=5),
+        optimiser=OptimiserConfig(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_epochs=5.0),
         trainer=TrainerConfig(epochs=100, batch_size=256),
     )
 
@@ -65,7 +65,7 @@ def supcon_cifar() -> Recipe:
             crop_scale=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2
         ),
         encoder=EncoderConfig(name="torchvision/resnet50+small-stem"),
-        optimiser=OptimiserConfig(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4, warmup_epochs=10),
+        optimiser=OptimiserConfig(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4, warmup_epochs=10.0),
         trainer=TrainerConfig(epochs=1000, batch_size=1024, evaluate_every=50),
     )
 
