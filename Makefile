@@ -37,6 +37,7 @@ docs: $(VENV)/.ready-docs
 bench: $(VENV)/.ready-peers
 	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/knn.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pyright
