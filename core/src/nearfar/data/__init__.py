@@ -8,7 +8,7 @@ from nearfar.data.folder import ImageFiles, ImageFolder, open_folder
 from nearfar.data.loader import Loader
 from nearfar.data.memorymap import MemoryMap, memory_map
 from nearfar.data.open import open_data, view_size
-from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults
+from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults, labels_of, whole
 from nearfar.data.split import holdout, without_test
 from nearfar.data.wrapped import Wrapped
 
@@ -27,10 +27,12 @@ __all__ = [
     "Wrapped",
     "digits",
     "holdout",
+    "labels_of",
     "memory_map",
     "open_arrays",
     "open_data",
     "open_folder",
     "view_size",
+    "whole",
     "without_test",
 ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nearfar.checks import expect
 
@@ -35,7 +37,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """`index` (stable number in the source), `image` uint8 [C, H, W], `label` if there is one, and others.
+        """`index` (position in the source; a Subset keeps that of the whole), `image` uint8 [C, H, W], `label` if there is one, and others.
 
         Raises:
             BadSample: this sample cannot be read.
@@ -131,6 +133,22 @@ class Subset:
     def fingerprint(self) -> str:
         """Hash of the whole's fingerprint and the positions."""
         return digest(self.source.fingerprint(), self.positions)
+
+
+def whole(source: Source) -> Source:
+    """The source under nested subsets, where a sample's `index` is its position."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
+
+
+def labels_of(source: Source, index: Tensor) -> Tensor | None:
+    """Labels [M] of the samples that were delivered, by their `index`; None without labels.
+
+    A sample that cannot be read is replaced by another, so `source.labels` by position would be another sample's.
+    """
+    labels = whole(source).labels
+    return None if labels is None else torch.from_numpy(labels)[index]
 
 
 def digest(*parts: str | np.ndarray) -> str:

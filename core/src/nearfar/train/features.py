@@ -20,6 +20,7 @@ def extract(
     output: str = "default",
     batch_size: int = 256,
     workers: int = 0,
+    max_bad_share: float = 0.01,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Features and indices of every sample without augmentation.
@@ -30,10 +31,12 @@ def extract(
         output: one of the method's `outputs`.
         batch_size: samples a forward over all processes.
         workers: loader processes.
+        max_bad_share: share of unreadable samples that may be replaced; the indices say by which.
         device: where the method is.
 
     Returns:
         Features [N, D] float32 and indices [N], on the CPU, in the source's order; the same on every process.
+        Labels that go with them: `nearfar.data.labels_of(source, indices)`.
 
     Raises:
         ValueError: the method has no such output.
@@ -43,7 +46,8 @@ def extract(
     was_training = method.training
     method.eval()
     sampler = Sequential(len(source), batch_size)
-    loader = Loader(source, sampler, workers=workers, rank=distributed.rank(), world=distributed.world())
+    loader = Loader(source, sampler, workers=workers, max_bad_share=max_bad_share,
+                    rank=distributed.rank(), world=distributed.world())  # fmt: skip
     rows, indices = [], []
     for batch in loader.epoch(0):
         batch = to(batch, device, non_blocking=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearfar import report as pages
 from nearfar.batch import Batch, to
-from nearfar.data import Loader, Source
+from nearfar.data import Loader, Source, labels_of, whole
 from nearfar.evaluate import neighbours
 from nearfar.rng import Rng
 from nearfar.samplers import Sequential
@@ -50,16 +50,17 @@ def keep_batch(folder: Path, step: int, batch: Batch) -> Path:
     return path
 
 
-def report(trainer: Trainer, features: Tensor, source: Source) -> Path:
+def report(trainer: Trainer, features: Tensor, index: Tensor, source: Source) -> Path:
     """Writes the run's page: curves, scores before and after, a map of the embedding, neighbours, samples of views.
 
     Args:
         trainer: at the end of its run.
         features: [N, D], of every sample of `source`, for the map and the neighbours.
+        index: [N], which samples they are of, where unreadable ones were replaced.
         source: what they are of.
     """
     run = trainer.run
-    labels = None if source.labels is None else torch.from_numpy(source.labels)
+    labels = labels_of(source, index)
     pages.write_report(
         run.report,
         title=f"{run.recipe.get('recipe', 'run')}",
@@ -68,7 +69,7 @@ def report(trainer: Trainer, features: Tensor, source: Source) -> Path:
         timings=run.timings,
         scores=run.scores,
         embedding=_map(features, labels, source),
-        neighbours=_neighbours(features, labels, source),
+        neighbours=_neighbours(features, labels, index, source),
         views=_views(trainer),
         environment=run._json("environment.json"),
         notes=[str(fault.get("fault") or fault.get("reason")) for fault in run.faults],
@@ -100,12 +101,14 @@ def _raw(source: Source, position: int) -> Tensor:
     return torch.as_tensor(source[position]["image"])
 
 
-def _has_images(source: Source) -> bool:
-    return getattr(source[0].get("image"), "ndim", 0) == 3
+def _has_images(source: Source, position: int) -> bool:
+    return getattr(source[position].get("image"), "ndim", 0) == 3
 
 
-def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list[pages.NeighbourRow] | None:
-    if len(features) < NEIGHBOURS + 2 or not _has_images(source):
+def _neighbours(
+    features: Tensor, labels: Tensor | None, index: Tensor, source: Source
+) -> list[pages.NeighbourRow] | None:
+    if len(features) < NEIGHBOURS + 2 or not _has_images(whole(source), int(index[0])):
         return None
     queries = torch.linspace(0, len(features) - 1, QUERIES).long().unique()
     order = neighbours(features, features[queries], k=NEIGHBOURS + 1)[1]
@@ -114,8 +117,8 @@ def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list
         others = [i for i in found if i != query][:NEIGHBOURS]
         rows.append(
             pages.NeighbourRow(
-                query=_picture(_raw(source, query)),
-                images=[_picture(_raw(source, i)) for i in others],
+                query=_picture(_raw(whole(source), int(index[query]))),
+                images=[_picture(_raw(whole(source), int(index[i]))) for i in others],
                 right=None if labels is None else [bool(labels[i] == labels[query]) for i in others],
             )
         )
@@ -125,9 +128,10 @@ def _neighbours(features: Tensor, labels: Tensor | None, source: Source) -> list
 def _views(trainer: Trainer) -> list[list[Any]] | None:
     """Rows of views of the same sample, as training sees them."""
     source = trainer.data.train
-    if not _has_images(source):
+    loader = Loader(source, Sequential(len(source), SAMPLES), max_bad_share=trainer.max_bad_share)
+    batch = next(loader.epoch(0))
+    if "image" not in batch:
         return None
-    batch = next(Loader(source, Sequential(len(source), SAMPLES)).epoch(0))
     with torch.no_grad():
         batch = trainer.method.views(to(batch, trainer.accelerator.device), Rng(trainer.config.seed, 0))
     views = batch.get("views")

@@ -16,7 +16,7 @@ from nearfar.batch import Batch, to
 from nearfar.batch import size as batch_size
 from nearfar.checks import expect
 from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
-from nearfar.data import Data, Loader, Source, Wrapped, without_test
+from nearfar.data import Data, Loader, Source, Wrapped, labels_of, without_test
 from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry, knn
 from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
@@ -325,10 +325,10 @@ class Trainer:
         state.save(self)
         self._save_scores("after", scores)
         judged = self.data.test if len(self.data.test) > 2 else self.data.train
-        features, _ = self.features(source=judged)  # by all processes
+        features, index = self.features(source=judged)  # by all processes
         if distributed.is_main():
             self.run.set_status("finished", step=self.step, steps=self.steps, epoch=self.epoch)
-            finish.report(self, features, judged)
+            finish.report(self, features, index, judged)
         distributed.barrier()
 
     def _save_scores(self, when: str, scores: dict[str, Score]) -> None:
@@ -345,21 +345,21 @@ class Trainer:
 
         source = source or (self.data.train if train else self.data.test)
         return extract(self.method, source, output=output, batch_size=self.config.batch_size, workers=self.workers,
-                       device=self.accelerator.device)  # fmt: skip
+                       max_bad_share=self.max_bad_share, device=self.accelerator.device)  # fmt: skip
 
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
         """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
         train, test = self.data.train, self.data.test
         if len(test) == 0:
             return {}
-        train_y, test_y = (None if s.labels is None else torch.from_numpy(s.labels) for s in (train, test))
-        if not full and self.config.monitor == "knn" and (train_y is None or test_y is None):
+        if not full and self.config.monitor == "knn" and (train.labels is None or test.labels is None):
             return {}
         was_training, drawn = self.method.training, randomness.capture()
-        train_x, _ = self.features(source=train)
-        test_x, _ = self.features(source=test)
+        train_x, train_index = self.features(source=train)
+        test_x, test_index = self.features(source=test)
+        train_y, test_y = labels_of(train, train_index), labels_of(test, test_index)
         config = self.evaluate_config
-        if full or self.config.monitor != "knn":
+        if full or self.config.monitor != "knn" or train_y is None or test_y is None:
             scores = evaluate_embedding(train_x, train_y, test_x, test_y, config)
         else:
             scores = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.config import DataConfig, DataInfo, EncoderConfig, EvaluateConfig, ImageViewConfig
-from nearfar.data import Data, Source, view_size
+from nearfar.data import Data, Source, labels_of, view_size
 from nearfar.evaluate import Score, evaluate_embedding
 from nearfar.method import Method, Views
 from nearfar.plugin import load_recipe
@@ -245,8 +245,10 @@ def evaluate(
     """
     expect(len(data.test) > 0, "data", "a test part: folders train and test, or data.validation > 0", "none")
     parts = (data.train, data.test)
-    train_x, test_x = (features(method, part, output=output, workers=workers)[0] for part in parts)
-    train_y, test_y = (None if part.labels is None else torch.from_numpy(part.labels) for part in parts)
+    (train_x, train_index), (test_x, test_index) = (
+        features(method, part, output=output, workers=workers) for part in parts
+    )
+    train_y, test_y = labels_of(data.train, train_index), labels_of(data.test, test_index)
     return evaluate_embedding(train_x, train_y, test_x, test_y, config)
 
 
