@@ -1,4 +1,4 @@
-"""A run over a folder in which one image cannot be read: counted, named, replaced, and its stand-in keeps its own label."""
+"""A run over a folder with an image that cannot be read: counted, named, replaced by one that keeps its own label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from nearfar.cli import main
 from nearfar.data import Subset, labels_of, open_folder
 from nearfar.data.source import Data
+from nearfar.method import Method
 from nearfar.train import Run
 from nearfar.train.features import extract
 
@@ -29,9 +30,7 @@ def folder(root: Path) -> Path:
     return root
 
 
-class Brightness(torch.nn.Module):
-    outputs = ("default",)
-
+class Brightness(Method):
     def features(self, batch: dict, output: str = "default") -> torch.Tensor:
         return batch["image"].float().mean(dim=(2, 3))
 
@@ -40,7 +39,7 @@ def test_a_stand_in_keeps_its_own_label(tmp_path: Path) -> None:
     data = open_folder(folder(tmp_path))
     assert isinstance(data, Data)
     for source in (data.test, Subset(data.test, np.arange(23, 5, -1))):
-        features, index = extract(Brightness(), source, batch_size=5)  # type: ignore[arg-type]
+        features, index = extract(Brightness(), source, batch_size=5)
         labels = labels_of(source, index)
         assert labels is not None
         assert torch.equal(labels, (features.mean(1) > 100).long())

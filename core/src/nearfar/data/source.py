@@ -37,7 +37,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """`index` (position in the source; a Subset keeps that of the whole), `image` uint8 [C, H, W], `label` if there is one, and others.
+        """A sample: `index`, `image` uint8 [C, H, W], `label` if there is one, and others.
+
+        `index` is the position in the source; a Subset keeps that of the whole.
 
         Raises:
             BadSample: this sample cannot be read.
