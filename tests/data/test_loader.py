@@ -197,9 +197,9 @@ signal.signal(signal.SIGINT, lambda *_: asked.append(1))
 print("ready", flush=True)
 while not asked: next(batches)
 for _ in range(10): next(batches)
-signal.signal(signal.SIGINT, signal.default_int_handler)
-print("went on", flush=True)
 try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("went on", flush=True)  # within the try: the answer can come before the next line
     for batch in batches: pass
 except KeyboardInterrupt:
     print("stopped", flush=True)
