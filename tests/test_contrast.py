@@ -105,12 +105,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def tilings(kind: str, positives: str, option: str) -> list[int]:
-    """Plain always, tiles of 3 where the form can be tiled."""
-    dense = kind == "positive" or option in ("log_weights", "mask") or (positives == "each" and kind == "labels")
-    return [0] if dense else [0, 3]
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("positives", ["mean", "sum", "each"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +117,7 @@ def test_rows_equal_double_loops(kind: str, positives: str, option: str) -> None
         a, c = draw(B, D, seed=1), draw(N, D, seed=2)
         losses = brute(a, c, is_positive=is_positive, positives=positives, decoupled=decoupled, **expected)
         denominator = {"denominator": "negatives"} if decoupled else {}
-        for tile in tilings(kind, positives, option):
+        for tile in (0, 3):
             found = contrast(
                 a, c, **given, positives=positives, **(denominator | arguments), reduction="none", tile=tile
             )
@@ -139,8 +133,7 @@ def test_columns_and_both_equal_double_loops(kind: str, positives: str) -> None:
     a, c = draw(B, D, seed=1), draw(N, D, seed=2)
     rows = brute(a, c, is_positive=is_positive, positives=positives)
     columns = brute(c, a, is_positive=lambda j, i: is_positive(i, j), positives=positives)
-    can_tile = positives != "each" and kind != "positive"
-    for tile in (0, 3) if can_tile else (0,):
+    for tile in (0, 3):
         options = {**given, "positives": positives, "tile": tile}
         assert float(contrast(a, c, directions="column", **options)) == pytest.approx(mean(columns), rel=1e-10)
         both = contrast(a, c, directions="both", **options)
@@ -150,7 +143,7 @@ def test_columns_and_both_equal_double_loops(kind: str, positives: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["none", "group", "margin", "extra", "log_weight"])
-@pytest.mark.parametrize("positives", ["mean", "sum"])
+@pytest.mark.parametrize("positives", ["mean", "sum", "each"])
 def test_self_equals_double_loops(positives: str, option: str) -> None:
     z, ids, groups = draw(N, D, seed=1), LABELS[1], GROUP[1]
     arguments, expected = dict(OPTIONS[option][0]), dict(OPTIONS[option][1])
@@ -171,12 +164,32 @@ def test_self_equals_double_loops(positives: str, option: str) -> None:
             assert found.tolist() == pytest.approx([x or 0.0 for x in losses], rel=1e-10, abs=1e-12)
 
 
-def test_soft_weights_equal_double_loops() -> None:
+@pytest.mark.parametrize("tile", [0, 4])
+def test_soft_weights_equal_double_loops(tile: int) -> None:
     a, c = draw(B, D, seed=1), draw(N, D, seed=2)
     weight = torch.rand(B, N, generator=torch.Generator().manual_seed(1), dtype=F64) * (draw(B, N) > 0)
     losses = brute(a, c, is_positive=lambda i, j: weight[i, j] > 0, positives="soft", weight=weight.tolist())
-    found = contrast(a, c, weight=weight, positives="soft", reduction="none")
+    found = contrast(a, c, weight=weight, positives="soft", reduction="none", tile=tile)
     assert found.tolist() == pytest.approx([x or 0.0 for x in losses], rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("tile", [0, 4, None])
+def test_functions_of_anchors_stand_for_matrices(tile: int | None) -> None:
+    a, c = draw(B, D, seed=1), draw(N, D, seed=2)
+    soft = torch.rand(B, N, generator=torch.Generator().manual_seed(1), dtype=F64)
+    forms: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"positive": POSITIVE, "denominator": MASK}, {}),
+        ({"targets": TARGETS, "log_weight": WEIGHT_BN}, {}),
+        ({"weight": soft}, {"positives": "soft"}),
+    ]
+    for matrices, options in forms:
+        functions = {
+            name: (lambda rows, x=x: x[rows]) if isinstance(x, Tensor) and x.ndim == 2 else x
+            for name, x in matrices.items()
+        }
+        expected = contrast(a, c, **matrices, **options, reduction="none", tile=0)
+        found = contrast(a, c, **functions, **options, reduction="none", tile=tile)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 def test_soft_weights_are_cross_entropy() -> None:

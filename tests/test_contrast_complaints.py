@@ -53,8 +53,9 @@ def draw(*shape: int) -> Tensor:
         ({"targets": TARGETS, "own": torch.full((B,), N)}, "own: expected values"),
         ({"targets": TARGETS, "with_stats": "all"}, "with_stats: expected True, False or 'counts'"),
         ({"targets": TARGETS, "tile": -1}, "tile: expected None or 0 or more"),
-        ({"positive": POSITIVE, "tile": 4}, "tile: .*positive and weight matrices cannot be tiled"),
-        ({"labels": LABELS, "positives": "each", "tile": 4}, "tile: .*cannot be tiled"),
+        ({"positive": lambda rows: POSITIVE[:, :3]}, r"positive\(rows\): expected shape \[\d+, \d+\]"),
+        ({"targets": TARGETS, "denominator": lambda rows: rows}, r"denominator\(rows\): expected shape"),
+        ({"positive": lambda rows: POSITIVE[rows], "directions": "both"}, "positive: expected a tensor with"),
     ],
 )  # fmt: skip
 def test_complaints(arguments: dict[str, Any], match: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nearfar.contrast import contrast
+from nearfar.contrast import Lorentz, contrast
 from nearfar.tiled import Mask, frozen_log_sum_exp, log_sum_exp, self_log_sum_exp
 
 B, N, D = 11, 13, 4
@@ -133,6 +133,18 @@ def forms() -> dict[str, dict[str, Any]]:
         "self, labels": {"labels": classes[0], "directions": "self", "positives": "sum", "empty": "zero"},
         "self, learnt": {"labels": classes[0], "directions": "self",
                          "temperature": torch.tensor(0.3, dtype=F64).requires_grad_(), "empty": "zero"},
+        "each": {"labels": classes, "positives": "each", "margin": 0.1, "empty": "zero"},
+        "each, both": {"labels": classes, "positives": "each", "directions": "both", "empty": "zero"},
+        "matrices": {"positive": draw(B, N, seed=10).detach() > 0.5, "denominator": draw(B, N, seed=11).detach() < 1,
+                     "extra": (extra,), "per_anchor": draw(B, 2, D, seed=8), "empty": "zero"},
+        "matrices, both": {"positive": draw(B, N, seed=10).detach() > 0.5, "log_weight": draw(B, N, seed=6),
+                           "directions": "both", "empty": "zero"},
+        "soft, learnt": {"weight": draw(B, N, seed=12).detach().clamp_min(0), "positives": "soft", "empty": "zero",
+                         "temperature": torch.linspace(0.1, 0.9, B, dtype=F64).requires_grad_()},
+        "functions": {"positive": lambda rows: classes[0][rows][:, None] == classes[1], "empty": "zero",
+                      "log_weight": lambda rows: draw(B, N, seed=6)[rows]},
+        "lorentz": {"targets": targets, "similarity": Lorentz(torch.tensor(0.7, dtype=F64)), "own": torch.arange(B)},
+        "self, lorentz": {"labels": classes[0], "directions": "self", "similarity": "lorentz", "empty": "zero"},
         "self, queue": {"labels": classes[0], "directions": "self", "extra": (extra,), "empty": "zero"},
     }  # fmt: skip
 
@@ -166,6 +178,32 @@ def test_derivatives_are_those_of_the_value(name: str, tile: int) -> None:
         return contrast(x[0], None if single else x[1], **form, tile=tile)
 
     assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+
+
+def test_what_another_similarity_learns_has_its_gradient() -> None:
+    a, c, targets = draw(B, D, seed=1), draw(N, D, seed=2), ids(B, N, 5)
+    curvature, gate = torch.tensor(0.7, dtype=F64).requires_grad_(), draw(D, seed=3)
+
+    class Gated:
+        """The cosine of vectors weighted by a learnt gate."""
+
+        def tile(self, x: Tensor, y: Tensor) -> Tensor:
+            x, y = (torch.nn.functional.normalize(v * gate.sigmoid(), dim=1) for v in (x, y))
+            return x @ y.t()
+
+    for similarity in (Lorentz(curvature), Gated()):
+        losses = [
+            contrast(a, c, targets=targets, similarity=similarity, directions="both", tile=tile) for tile in (0, 4)
+        ]
+        same(losses[1], losses[0], [a, c, curvature if isinstance(similarity, Lorentz) else gate])
+
+
+def test_given_logits_in_strips() -> None:
+    logits = draw(B, N, seed=1)
+    for directions in ("row", "column", "both"):
+        options: dict[str, Any] = {"targets": ids(B, N, 5), "directions": directions}
+        losses = [contrast(None, logits=logits, **options, tile=tile) for tile in (0, 4)]
+        same(losses[1], losses[0], [logits])
 
 
 def test_only_needed_gradients_are_made() -> None:
@@ -222,12 +260,15 @@ def test_no_matrix_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
                     self.entries = max(self.entries, x.numel())
             return out
 
-    num = 640
-    for directions in ("row", "both", "self"):
+    num, targets = 640, torch.arange(640).roll(1)
+    shapes: list[dict[str, Any]] = [
+        {"targets": targets, "directions": "row"}, {"targets": targets, "directions": "both"},
+        {"targets": targets, "directions": "self"}, {"targets": targets, "similarity": "lorentz"},
+        {"labels": targets // 5, "positives": "each", "directions": "self"},
+        {"positive": lambda rows: targets[rows][:, None] == torch.arange(num)},
+    ]  # fmt: skip
+    for form in shapes:
         a, c = draw(num, 8, seed=1, dtype=torch.float32), draw(num, 8, seed=2, dtype=torch.float32)
         with Largest() as mode:
-            contrast(
-                a, None if directions == "self" else c, targets=torch.arange(num).roll(1), directions=directions,
-                tile=64,
-            ).backward()  # fmt: skip
+            contrast(a, None if form.get("directions") == "self" else c, **form, tile=64).backward()
         assert 64 * 64 <= mode.entries <= num * num / 4

@@ -22,21 +22,16 @@ from nearfar.tiled import Mask, frozen_log_sum_exp, self_log_sum_exp
 from nearfar.tiled import log_sum_exp as product_log_sum_exp
 
 
-def why_plain(form: Form) -> str | None:
-    """What keeps a form from being tiled, or None."""
-    if form.logits is not None:
-        return "logits"
-    if form.similarity is not None:
-        return "similarity other than 'cosine' and 'dot'"
-    if form.positive is not None or form.weight is not None:
-        return "positive and weight matrices"
-    if isinstance(form.denominator, Tensor):
-        return "a denominator mask"
-    if form.log_weight is not None and form.log_weight.ndim == 2:
-        return "log_weight [B, N]"
-    if form.positives == "each" and (form.labels is not None or form.directions == "both"):
-        return "positives='each' with several positives an anchor"
-    return None
+def fused(form: Form) -> bool:
+    """Whether a form is put together here: products, with pairs told by ids instead of matrices and functions."""
+    dense = (form.positive, form.weight, None if isinstance(form.denominator, str) else form.denominator)
+    return (
+        form.logits is None
+        and form.similarity is None
+        and all(x is None for x in dense)
+        and (form.log_weight is None or (isinstance(form.log_weight, Tensor) and form.log_weight.ndim == 1))
+        and not (form.positives == "each" and (form.labels is not None or form.directions == "both"))
+    )
 
 
 class _Operands(NamedTuple):

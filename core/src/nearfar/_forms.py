@@ -5,7 +5,7 @@ Legend: B anchors, N candidates, D embedding, K further negatives, P own candida
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from nearfar._similarity import Lorentz, Similarity, normalize
 from nearfar.checks import expect, expect_choice, expect_positive
 
 Pair = tuple[Tensor, Tensor]
+Rows = Callable[[Tensor], Tensor]
+"""gives the rows [r, N] of a B x N matrix for the numbers [r] of r anchors"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +35,14 @@ class Form:
     """largest |logit|, infinite where unknown"""
     targets: Tensor | None
     labels: Pair | None
-    positive: Tensor | None
-    weight: Tensor | None
+    positive: Tensor | Rows | None
+    weight: Tensor | Rows | None
     positives: str
-    denominator: str | Tensor
+    denominator: str | Tensor | Rows
     group: Pair | None
     own: Tensor | None
     per_anchor: Tensor | None
-    log_weight: Tensor | None
+    log_weight: Tensor | Rows | None
     extra: tuple[Tensor, ...]
     normalize_extra: bool
     directions: str
@@ -62,6 +64,34 @@ class Form:
         """Whether a positive's logit differs from what the same pair had as a negative."""
         return self.margin != 0.0 or self.positive_scale is not self.scale
 
+    def rows(self, start: int, end: int) -> Form:
+        """The form of the anchors from `start` to `end`, with functions of anchors evaluated for them."""
+        part = slice(start, end)
+        shape = (end - start, self.num_columns)
+        numbers = torch.arange(start, end, device=self.like.device)
+
+        def cut(x: Any, name: str = "", dtype: torch.dtype | None = None) -> Any:
+            if x is None or isinstance(x, str | float):
+                return x
+            return x[part] if isinstance(x, Tensor) else _dense(f"{name}(rows)", x(numbers), shape, dtype)
+
+        def side(x: float | Tensor) -> float | Tensor:
+            return x[part] if isinstance(x, Tensor) and x.ndim == 1 else x
+
+        def ids(x: Pair | None) -> Pair | None:
+            return None if x is None else (x[0][part], x[1])
+
+        weight = self.log_weight
+        scale = side(self.scale)
+        return replace(
+            self, anchor=cut(self.anchor), logits=cut(self.logits), scale=scale,
+            positive_scale=scale if self.positive_scale is self.scale else side(self.positive_scale),
+            targets=cut(self.targets), labels=ids(self.labels), group=ids(self.group), own=cut(self.own),
+            positive=cut(self.positive, "positive", torch.bool), weight=cut(self.weight, "weight"),
+            denominator=cut(self.denominator, "denominator", torch.bool), per_anchor=cut(self.per_anchor),
+            log_weight=weight if isinstance(weight, Tensor) and weight.ndim == 1 else cut(weight, "log_weight"),
+        )  # fmt: skip
+
     def transposed(self) -> Form:
         """The same pairs with columns as anchors."""
         labels, own = self.labels, self.own
@@ -76,7 +106,7 @@ class Form:
         return replace(
             self, anchor=self.candidate, candidate=self.anchor, targets=None, labels=labels, own=own,
             logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight), log_weight=_t(self.log_weight),
-            denominator=self.denominator if isinstance(self.denominator, str) else self.denominator.t(),
+            denominator=self.denominator if isinstance(self.denominator, str) else _t(self.denominator),
             group=None if self.group is None else (self.group[1], self.group[0]),
             similarity=None if self.similarity is None else _Swapped(self.similarity),
         )  # fmt: skip
@@ -90,15 +120,15 @@ class _Swapped:
         return self.inner.tile(c, a).t()
 
 
-def _t(x: Tensor | None) -> Tensor | None:
+def _t(x: Any) -> Any:
     return None if x is None else x.t()
 
 
 def resolve(
     anchor: Tensor | None, candidate: Tensor | None, *, logits: Tensor | None, similarity: str | Similarity,
-    targets: Tensor | None, labels: Tensor | Pair | None, positive: Tensor | None, weight: Tensor | None,
-    positives: str, denominator: str | Tensor, group: Tensor | Pair | None, own: Tensor | None,
-    per_anchor: Tensor | None, log_weight: Tensor | None, extra: Sequence[Tensor],
+    targets: Tensor | None, labels: Tensor | Pair | None, positive: Tensor | Rows | None, weight: Tensor | Rows | None,
+    positives: str, denominator: str | Tensor | Rows, group: Tensor | Pair | None, own: Tensor | None,
+    per_anchor: Tensor | None, log_weight: Tensor | Rows | None, extra: Sequence[Tensor],
     temperature: float | Tensor, positive_temperature: float | Tensor | None, margin: float,
     normalize_sides: Sequence[str], directions: str,
 ) -> Form:  # fmt: skip
@@ -136,12 +166,16 @@ def resolve(
         expect(own is None, "own", "none with directions='self', which sets it", "a tensor")
         own = torch.arange(num_rows, device=like.device)  # type: ignore[union-attr]
     if directions in ("column", "both"):
-        dense = log_weight is None or log_weight.ndim == 2
+        dense = not isinstance(log_weight, Tensor) or log_weight.ndim == 2
         plain = not isinstance(scale, Tensor) or scale.ndim == 0
         expect(
             not extra and per_anchor is None and dense and plain, "extra, per_anchor, log_weight [N], temperature [B]",
             f"none of them with directions={directions!r}", "at least one",
         )  # fmt: skip
+        named = {"positive": positive, "weight": weight, "denominator": denominator, "log_weight": log_weight}
+        for name, value in named.items():
+            expect(value is None or isinstance(value, str | Tensor), name, f"a tensor with directions={directions!r}, "
+                   "whose columns a function of anchors cannot give", "a function")  # fmt: skip
     form = Form(
         anchor=a, candidate=c, logits=logits, similarity=swapped, scale=scale, positive_scale=positive_scale,
         margin=float(margin), bound=largest if both_unit else float("inf"),
@@ -229,9 +263,11 @@ def _pair(name: str, value: Tensor | Pair | None, num_rows: int, num_columns: in
     return first, first if value[1] is value[0] else _ids(name, value[1], num_columns)  # type: ignore[return-value]
 
 
-def _dense(name: str, value: Tensor | None, shape: tuple[int, int], dtype: torch.dtype | None) -> Tensor | None:
-    if value is None:
-        return None
+def _dense(
+    name: str, value: Tensor | Rows | None, shape: tuple[int, int], dtype: torch.dtype | None
+) -> Tensor | Rows | None:
+    if value is None or (callable(value) and not isinstance(value, Tensor)):
+        return value
     expect(tuple(value.shape) == shape, name, f"shape {list(shape)}", tuple(value.shape))
     if dtype is not None:
         expect(value.dtype == dtype, name, f"dtype {dtype}", value.dtype, TypeError)
@@ -245,7 +281,7 @@ def _check_rest(form: Form) -> None:
                 low, high = (int(v) for v in torch.aminmax(index))
                 expect(low >= -1 and high < form.num_columns, name, f"values from -1 to {form.num_columns - 1}",
                        f"{low} to {high}")  # fmt: skip
-    if form.log_weight is not None:
+    if isinstance(form.log_weight, Tensor):
         shapes: Any = ((form.num_columns,), (form.num_rows, form.num_columns))
         expect(tuple(form.log_weight.shape) in shapes, "log_weight", f"shape {shapes[0]} or {shapes[1]}",
                tuple(form.log_weight.shape))  # fmt: skip

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 
 def row_part(form: Form) -> Part:
-    """The loss of every anchor from its row of logits."""
+    """The loss of every anchor from its row of logits; functions of anchors are to be evaluated before."""
     sim_BN = _similarity(form)
     valid_BN = _valid(form)
     positive_BN = _positive(form) & valid_BN

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nearfar import _composed, _plain
-from nearfar._forms import resolve
+from nearfar import _composed, _plain, _strips
+from nearfar._forms import Rows, resolve
 from nearfar._plain import Part
 from nearfar._similarity import Lorentz, Similarity
 from nearfar._tiles import no_autocast
@@ -48,14 +48,14 @@ def contrast(
     similarity: str | Similarity = "cosine",
     targets: Tensor | None = None,
     labels: Tensor | tuple[Tensor, Tensor] | None = None,
-    positive: Tensor | None = None,
-    weight: Tensor | None = None,
+    positive: Tensor | Rows | None = None,
+    weight: Tensor | Rows | None = None,
     positives: str = "mean",
-    denominator: str | Tensor = "all",
+    denominator: str | Tensor | Rows = "all",
     group: Tensor | tuple[Tensor, Tensor] | None = None,
     own: Tensor | None = None,
     per_anchor: Tensor | None = None,
-    log_weight: Tensor | None = None,
+    log_weight: Tensor | Rows | None = None,
     extra: Sequence[Tensor] = (),
     temperature: float | Tensor = 0.1,
     positive_temperature: float | Tensor | None = None,
@@ -83,14 +83,16 @@ def contrast(
         similarity: "cosine", "dot", "lorentz" (minus the distance at curvature 1) or an object with `.tile(a, c)`.
         targets: [B], the candidate that is the anchor's positive; -1: none.
         labels: class ids, one tensor where anchors and candidates share them, or ([B], [N]); equal is positive.
-        positive: bool [B, N].
-        weight: non-negative [B, N], with positives="soft". Exactly one of these four is given.
+        positive: bool [B, N], or a function from the numbers [r] of r anchors to their rows [r, N].
+        weight: non-negative [B, N], or such a function, with positives="soft". Exactly one of these four is given.
         positives: "mean", "sum", "each" or "soft", see above.
-        denominator: "all" candidates, "negatives" (decoupled: without the positives) or a bool mask [B, N].
+        denominator: "all" candidates, "negatives" (decoupled: without the positives), or a bool mask [B, N] or a
+            function of anchors that gives its rows.
         group: ids as for labels; only pairs of one group exist.
         own: [B], the candidate that is the anchor itself, which is left out of everything; -1: none.
         per_anchor: [B, P, D], further negatives of each anchor alone.
-        log_weight: [N] or [B, N], added to the logits in the denominator; may be learnt.
+        log_weight: [N] or [B, N], or a function of anchors that gives its rows; added to the logits in the
+            denominator, -inf leaves a candidate out; may be learnt.
         extra: sets [K, D] of further negatives for all anchors, for instance queues.
         temperature: divides similarities; a number, a tensor [] (gets a gradient) or [B].
         positive_temperature: the positives' own, in numerator and denominator.
@@ -102,26 +104,26 @@ def contrast(
         reduction: "mean", "sum" or "none" ([B]; with "both" rows then columns, not halved, [B + N]).
         empty: anchors without a positive (or with an empty denominator) leave the mean ("skip"), count as zero
             ("zero") or are refused ("raise").
-        tile: None chooses; 0 stores all logits; n works in tiles of side n.
+        tile: None chooses; 0 stores all logits; n works in tiles of side n, or strips of n anchors.
         with_stats: also return Stats; "counts" leaves the accuracy out, and so never decides how logits are computed.
 
     Returns:
         The loss, float32 (float64 for float64 input), or (loss, Stats).
 
     Raises:
-        ValueError: arguments that do not fit each other; no anchor has a positive, unless empty="zero"; a tile for a
-            form that cannot be tiled.
+        ValueError: arguments that do not fit each other; no anchor has a positive, unless empty="zero".
         TypeError: wrong dtypes.
 
     Notes:
         Sums run in float32 whatever the input's type or the surrounding autocast; vectors shorter than 1e-12 get no
         gradient. Without a bound on the logits (|cosine| / temperature <= 60) an exact running maximum is kept.
-        Tiled above 2^16 logits (2^20 with stats, since stored logits give the accuracy): memory O((B + N) D + tile).
-        "self" computes half of the matrix (4 B^2 D FLOP forward and backward together), "row" 6 B N D, "both" 8 B N D.
-        Class labels cost O((B + N) D) beside, because the positive term is linear in the logits. First derivatives
-        only.
-        Not tiled, memory O(B N): logits, positive, weight, a denominator mask and log_weight [B, N], which are B x N as
-        they come in; other similarities; and positives="each" other than with targets and rows.
+        Tiled above 2^16 logits (2^20 with stats, since stored logits give the accuracy): memory O(operands + tile).
+        Products with pairs told by ids are fused with their sums: "self" computes half of the matrix (4 B^2 D FLOP
+        forward and backward together), "row" 6 B N D, "both" 8 B N D; class labels cost O((B + N) D) beside, because
+        the positive term is linear in the logits; first derivatives only. Everything else (logits; positive, weight,
+        a denominator mask and log_weight [B, N] or functions; other similarities; positives="each" with labels or both
+        directions) is computed in strips of anchors that the backward computes again: 8 B N D, "both" twice, and some
+        ten passes over the logits beside. Functions of anchors save the B x N matrix too.
     """
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
     expect_choice("empty", empty, ("skip", "zero", "raise"))
@@ -136,16 +138,17 @@ def contrast(
             log_weight=log_weight, extra=extra, temperature=temperature, positive_temperature=positive_temperature,
             margin=margin, normalize_sides=normalize, directions=directions,
         )  # fmt: skip
-        reason = _composed.why_plain(form)
-        expect(not tile or reason is None, "tile", f"None or 0, since {reason} cannot be tiled", tile)
         width = form.num_columns + sum(x.shape[0] for x in form.extra)
         small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats is True else PLAIN)
-        if reason is not None or tile == 0 or (tile is None and small):
-            parts = [_plain.row_part(form)]
+        if tile == 0 or (tile is None and small):
+            whole = form.rows(0, form.num_rows)
+            parts = [_plain.row_part(whole)]
             if directions == "both":
                 parts.append(_plain.row_part(form.transposed()))
-        else:
+        elif _composed.fused(form):
             parts = _composed.parts(form, tile)
+        else:
+            parts = _strips.parts(form, tile)
         loss, stats = _reduce(parts, reduction, empty, with_stats is True)
     return (loss, stats) if with_stats else loss
 
