@@ -8,12 +8,13 @@ from torch.nn import functional as F
 from nearfar.models import ConvNet
 
 
+@pytest.mark.parametrize("field", [8, 16])
 @pytest.mark.parametrize("size", [4, 8, 9, 28, 32, 96])
-def test_sizes_and_widths(size: int) -> None:
-    net = ConvNet(3, width=8, dim=20)
+def test_sizes_and_widths(size: int, field: int) -> None:
+    net = ConvNet(3, width=8, dim=20, field=field)
     x = torch.randn(2, 3, size, size)
     side = size
-    for _ in range(3):
+    for _ in range(3 if field == 8 else 4):
         side = (side + 1) // 2
     assert net.dense(x).shape == (2, 20, side, side)
     assert net(x).shape == (2, net.feature_dim) == (2, 20)
@@ -39,7 +40,7 @@ def test_group_norm_makes_rows_independent() -> None:
 
 def test_it_learns_to_tell_two_patterns_apart() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(ConvNet(1, width=4, dim=8), nn.Linear(8, 2))
+    net = nn.Sequential(ConvNet(1, width=4, dim=8, field=8), nn.Linear(8, 2))
     optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
     y = torch.arange(32) % 2
     stripes = torch.arange(16).remainder(4).lt(2).float().expand(16, 16)
@@ -77,5 +78,7 @@ def test_bad_input_is_named() -> None:
         ConvNet(1)(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="width: expected 1 or more, received 0"):
         ConvNet(1, width=0)
+    with pytest.raises((ValueError, TypeError), match="field"):
+        ConvNet(1, field=4)
     with pytest.raises((ValueError, TypeError), match="norm"):
         ConvNet(1, norm="layer")

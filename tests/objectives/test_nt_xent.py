@@ -182,10 +182,3 @@ def test_learnt_temperature_has_a_floor_with_a_way_back() -> None:
     up, down = -module.temperature, module.temperature
     assert torch.autograd.grad(up, module.tau.log_value)[0] < 0
     assert torch.autograd.grad(down, module.tau.log_value)[0] == 0
-
-
-@pytest.mark.slow
-def test_compiles() -> None:
-    module, z = NTXent(0.3), draw(2, 16, 4).float()
-    compiled = torch.compile(module, backend="aot_eager")
-    torch.testing.assert_close(compiled(z), module(z))

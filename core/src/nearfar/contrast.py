@@ -40,6 +40,7 @@ class Stats(NamedTuple):
     accuracy: Tensor | None
 
 
+@torch.compiler.disable()  # argument checks and tiles are Python; a compiled model calls it as it is
 def contrast(
     anchor: Tensor | None,
     candidate: Tensor | None = None,

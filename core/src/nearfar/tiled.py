@@ -104,7 +104,7 @@ class _Refuse(Function):
         raise RuntimeError("a tiled contrast has first derivatives only; pass tile=0 where second ones are needed")
 
 
-def _first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+def first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
     """Makes a derivative of the gradient an error.
 
     torch's once_differentiable lets it pass as zero where the incoming gradient is a constant, as that of a mean is.
@@ -140,7 +140,7 @@ class _Self(Function):
         return result
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, log_sum = ctx.saved_tensors
         mask, bounded, size = ctx.options
@@ -162,12 +162,12 @@ def _upper(z: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
     for rows in spans(z.shape[0], size):
         for j in range(rows[0], z.shape[0], size):
             columns = (j, min(j + size, z.shape[0]))
-            logits = _tile(z, z, rows, columns, mask, (size, size), buffer)
+            logits = tile_(z, z, rows, columns, mask, (size, size), buffer)
             if logits is not None:
                 yield rows, columns, logits
 
 
-def _tile(
+def tile_(
     a: Tensor, c: Tensor, rows: tuple[int, int], columns: tuple[int, int],
     mask: Mask, size: tuple[int, int], buffer: Buffer,
 ) -> Tensor | None:  # fmt: skip
@@ -196,7 +196,7 @@ class _Both(Function):
         return result
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx: Any, row_grad: Tensor, column_grad: Tensor) -> tuple[Tensor | None, ...]:
         a, c, row_sum, column_sum = ctx.saved_tensors
         mask, bounded, size = ctx.options
@@ -209,7 +209,7 @@ class _Both(Function):
 def _grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
     for rows in spans(a.shape[0], size):
         for columns in spans(c.shape[0], size):
-            logits = _tile(a, c, rows, columns, mask, (size, size), buffer)
+            logits = tile_(a, c, rows, columns, mask, (size, size), buffer)
             if logits is not None:
                 yield rows, columns, logits
 
@@ -264,7 +264,7 @@ class _Rows(Function):
         return result
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, c, log_sum, mean_c, mean_a, weight = ctx.saved_tensors
         mask, bounded = ctx.options
@@ -272,7 +272,7 @@ class _Rows(Function):
             grad_a = mean_c * grad.masked_fill(log_sum == MINUS_INF, 0.0).unsqueeze(1) if mean_c is not None else None
             grad_c = None
             if ctx.needs_input_grad[1]:
-                factor = None if mean_a is None else _common_factor(grad, weight)
+                factor = None if mean_a is None else common_factor(grad, weight)
                 if mean_a is not None and factor is not None:
                     grad_c = mean_a * factor
                 else:
@@ -281,7 +281,7 @@ class _Rows(Function):
         return grad_a, grad_c, None, None, None, None
 
 
-def _common_factor(grad: Tensor, weight: Tensor) -> Tensor | None:
+def common_factor(grad: Tensor, weight: Tensor) -> Tensor | None:
     """k with grad == k * weight, or None."""
     factor = grad[weight.argmax()] / weight.amax()
     return factor if torch.equal(grad, weight * factor) else None
@@ -320,7 +320,7 @@ class _Frozen(Function):
         return total.log() + peak
 
     @staticmethod
-    @_first_derivative_only
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (mean,) = ctx.saved_tensors
         return mean * grad.unsqueeze(1), None, None, None, None

@@ -10,6 +10,7 @@ from nearfar.objectives.clip import CLIP, clip
 from nearfar.objectives.dcl import DCL, dcl, vmf_weight
 from nearfar.objectives.info_nce import InfoNCE, info_nce
 from nearfar.objectives.nt_xent import NTXent, nt_xent
+from nearfar.objectives.siglip import SigLIP, siglip
 from nearfar.objectives.supcon import SupCon, supcon
 
 __all__ = [
@@ -17,11 +18,13 @@ __all__ = [
     "DCL",
     "InfoNCE",
     "NTXent",
+    "SigLIP",
     "SupCon",
     "clip",
     "dcl",
     "info_nce",
     "nt_xent",
+    "siglip",
     "supcon",
     "vmf_weight",
 ]
