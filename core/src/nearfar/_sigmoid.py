@@ -47,7 +47,7 @@ class _SoftplusSum(Function):
         result = a.new_zeros(a.shape[0])
         grad_a = torch.zeros_like(a) if need_a else None
         grad_c = torch.zeros_like(c) if need_c and weight is not None else None
-        _walk(a, c, mask, size, result, weight, grad_a, grad_c)
+        walk(a, c, mask, size, result, weight, grad_a, grad_c)
         ctx.save_for_backward(a, c, grad_a, grad_c, weight)
         ctx.options = (mask, size)
         return result
@@ -66,11 +66,11 @@ class _SoftplusSum(Function):
             else:
                 grad_c = torch.zeros_like(c)
                 with no_autocast(a.device):
-                    _walk(a, c, mask, size, None, grad, None, grad_c)
+                    walk(a, c, mask, size, None, grad, None, grad_c)
         return grad_a, grad_c, None, None, None
 
 
-def _walk(
+def walk(
     a: Tensor, c: Tensor, mask: Mask, size: int, result: Tensor | None, weight: Tensor | None,
     grad_a: Tensor | None, grad_c: Tensor | None,
 ) -> None:  # fmt: skip

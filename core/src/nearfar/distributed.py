@@ -45,7 +45,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Waits until every process is here."""
     if world() > 1:
-        device = _device(None)
+        device = device_of(None)
         dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
 
 
@@ -57,7 +57,7 @@ def broadcast(obj: T, source: int = 0) -> T:
     if world() == 1:
         return obj
     box: list[Any] = [obj]
-    dist.broadcast_object_list(box, src=source, device=_device(None))
+    dist.broadcast_object_list(box, src=source, device=device_of(None))
     return box[0]
 
 
@@ -96,7 +96,7 @@ def offset(num_rows: int) -> int:
     """Rows of the processes before this one, where this one has `num_rows`."""
     if world() == 1:
         return 0
-    sizes = _exchange(torch.tensor([num_rows], dtype=torch.int64), _device(None))
+    sizes = _exchange(torch.tensor([num_rows], dtype=torch.int64), device_of(None))
     return int(sizes[: rank()].sum())
 
 
@@ -105,7 +105,7 @@ def reduce_sum(x: Tensor) -> Tensor:
     x = x.detach()
     if world() == 1:
         return x
-    total = x.to(_device(x), copy=True).contiguous()
+    total = x.to(device_of(x), copy=True).contiguous()
     dist.all_reduce(total)
     return total.to(x.device)
 
@@ -137,7 +137,7 @@ def gather(x: Tensor, *, grad: bool = True) -> Tensor:
     return _gather_rows(x.detach(), sizes)
 
 
-def _device(x: Tensor | None) -> torch.device:
+def device_of(x: Tensor | None) -> torch.device:
     """Where a collective on `x` takes place: NCCL moves memory of the GPU, everything else goes over the CPU."""
     backend = str(dist.get_backend())
     if "nccl" in backend and ("gloo" not in backend or (x is not None and x.is_cuda)):
@@ -165,7 +165,7 @@ def _row_sizes(x: Tensor) -> list[int]:
     for side in x.shape[1:]:  # a number that differs where the trailing shapes do; exact integers, no hash of strings
         shape = (shape * 1_000_003 + side + 1) % (2**61 - 1)
     mine = torch.tensor([x.shape[0], _DTYPES.index(x.dtype), shape], dtype=torch.int64)
-    every = _exchange(mine, _device(x)).cpu()
+    every = _exchange(mine, device_of(x)).cpu()
     odd = (every[:, 1:] != every[:1, 1:]).any(1).nonzero().flatten().tolist()
     expect(
         not odd,
@@ -182,7 +182,7 @@ def _gather_rows(x: Tensor, sizes: list[int]) -> Tensor:
     rows = x.reshape(x.shape[0], width).contiguous().view(torch.uint8)
     padded = rows.new_zeros(most, width * x.element_size())
     padded[: len(rows)] = rows
-    every = _exchange(padded, _device(x))
+    every = _exchange(padded, device_of(x))
     parts = [every[r, :size] for r, size in enumerate(sizes)]
     return torch.cat(parts).to(x.device).view(x.dtype).reshape(sum(sizes), *x.shape[1:])
 
@@ -201,7 +201,7 @@ class _Gather(torch.autograd.Function):
         if grad.numel() == 0:
             return grad[:mine], None
         wide = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else grad.dtype
-        padded = grad.new_zeros(world(), max(sizes), *grad.shape[1:], dtype=wide, device=_device(grad))
+        padded = grad.new_zeros(world(), max(sizes), *grad.shape[1:], dtype=wide, device=device_of(grad))
         for r, part in enumerate(grad.split(sizes)):
             padded[r, : sizes[r]] = part
         out = torch.empty_like(padded[0])
@@ -268,7 +268,7 @@ class _SyncNorm(torch.autograd.Function):
         else:
             var = mean = x.new_zeros(x.shape[1], dtype=wide)
         mine = torch.cat([mean, var, mean.new_tensor([count])])
-        every = _exchange(mine[None], _device(x))[:, 0].to(x.device)
+        every = _exchange(mine[None], device_of(x))[:, 0].to(x.device)
         means_WC, vars_WC, share_W1 = every[:, : len(mean)], every[:, len(mean) : -1], every[:, -1:]
         total = float(share_W1.sum())
         expect(total > 1, "input", "more than one value a channel over all processes when training", int(total))

@@ -202,7 +202,7 @@ class _Both(Function):
         mask, bounded, size = ctx.options
         with no_autocast(a.device):
             shares = Share(row_sum, row_grad, bounded), Share(column_sum, column_grad, bounded)
-            grads = _recompute(a, c, mask, size, shares, ctx.needs_input_grad)
+            grads = recompute(a, c, mask, size, shares, ctx.needs_input_grad)
         return *grads, None, None, None
 
 
@@ -214,7 +214,7 @@ def _grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
                 yield rows, columns, logits
 
 
-def _recompute(
+def recompute(
     a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of both operands from tiles that are computed again."""
@@ -277,7 +277,7 @@ class _Rows(Function):
                     grad_c = mean_a * factor
                 else:
                     shares = Share(log_sum, grad, bounded), None
-                    grad_c = _recompute(a, c, mask, edge(a.device), shares, (False, True))[1]
+                    grad_c = recompute(a, c, mask, edge(a.device), shares, (False, True))[1]
         return grad_a, grad_c, None, None, None, None
 
 

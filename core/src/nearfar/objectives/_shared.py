@@ -17,7 +17,9 @@ from torch.autograd import Function
 from nearfar.checks import expect, expect_positive
 
 
-def stack(name: str, views: Tensor | Sequence[Tensor], *, least: int = 2) -> tuple[Tensor, int]:
+def stack(
+    name: str, views: Tensor | Sequence[Tensor], *, least: int = 2, least_samples: int = 1
+) -> tuple[Tensor, int]:
     """Views as one matrix [V * B, D], view after view, and their number.
 
     `views` is [V, B, D], or V tensors [B, D].
@@ -31,7 +33,7 @@ def stack(name: str, views: Tensor | Sequence[Tensor], *, least: int = 2) -> tup
         expect(len(shapes) == 1 and views[0].ndim == 2, name, "views of one shape [B, D]", sorted(shapes))
         flat = torch.cat(list(views)) if num > 1 else views[0]
     expect(num >= least, name, f"{least} or more views", num)
-    expect(flat.shape[0] > 0, name, "one or more samples", 0)
+    expect(flat.shape[0] >= num * least_samples, name, "one or more samples", flat.shape[0])
     return flat, num
 
 
