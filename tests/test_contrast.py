@@ -31,37 +31,49 @@ def brute(
     anchor: Tensor, candidate: Tensor, *, is_positive: Any, exists: Any = lambda i, j: True,
     positives: str = "mean", in_denominator: Any = None, decoupled: bool = False, t: Any = lambda i: 0.1,
     pt: Any = None, margin: float = 0.0, log_weight: Any = lambda i, j: 0.0, further: Any = lambda i: (),
+    further_weight: Any = lambda i: None, own_positive: Any = lambda i: [], anchor_weight: Any = lambda i: 1.0,
     weight: Any = None,
 ) -> list[float | None]:  # fmt: skip
     """Loss of every anchor by loops over Python numbers; None for an anchor without a positive."""
     pt = pt or t
     losses: list[float | None] = []
-    a, c = anchor.tolist(), candidate.tolist()
+    a, shared = anchor.tolist(), candidate.tolist()
     for i in range(len(a)):
-        pairs = [j for j in range(len(c)) if exists(i, j)]
-        pos = [j for j in pairs if is_positive(i, j)]
+        c, num = shared + own_positive(i), len(shared)
+        mine = list(range(num, len(c)))
+        pairs = [j for j in range(num) if exists(i, j)] + mine
+        pos = [j for j in pairs if j in mine or is_positive(i, j)]
 
-        def entry(j: int, i: int = i, pos: list[int] = pos) -> float:
+        def weigh(j: int, i: int = i, num: int = num) -> float:
+            return log_weight(i, j) if j < num else 0.0
+
+        def entry(j: int, i: int = i, pos: list[int] = pos, c: list[list[float]] = c) -> float:
             s = cosine(a[i], c[j])
             return (s - margin) / pt(i) if j in pos else s / t(i)
 
-        kept = [j for j in pairs if not (decoupled and j in pos) and (in_denominator is None or in_denominator(i, j))]
-        more = [math.exp(cosine(a[i], e) / t(i)) for e in further(i)]
-        total = sum(math.exp(entry(j) + log_weight(i, j)) for j in kept) + sum(more)
-        if not pos:
+        kept = [
+            j for j in pairs
+            if not (decoupled and j in pos) and (j in mine or in_denominator is None or in_denominator(i, j))
+        ]  # fmt: skip
+        others = further(i)
+        more = [
+            math.exp(cosine(a[i], e) / t(i) + w)
+            for e, w in zip(others, further_weight(i) or [0.0] * len(others), strict=True)
+        ]
+        total = sum(math.exp(entry(j) + weigh(j)) for j in kept) + sum(more)
+        if not pos or (decoupled and total == 0):  # nothing to be told from
             losses.append(None)
         elif positives == "mean":
             losses.append(math.log(total) - sum(entry(j) for j in pos) / len(pos))
         elif positives == "sum":
             losses.append(math.log(total) - math.log(sum(math.exp(entry(j)) for j in pos)))
         elif positives == "each":
-            rest = sum(math.exp(entry(j) + log_weight(i, j)) for j in kept if j not in pos) + sum(more)
-            terms = [
-                math.log(rest + (math.exp(entry(j) + log_weight(i, j)) if j in kept else 0.0)) - entry(j) for j in pos
-            ]
+            rest = sum(math.exp(entry(j) + weigh(j)) for j in kept if j not in pos) + sum(more)
+            terms = [math.log(rest + (math.exp(entry(j) + weigh(j)) if j in kept else 0.0)) - entry(j) for j in pos]
             losses.append(sum(terms) / len(pos))
         else:
             losses.append(sum(weight[i][j] * (math.log(total) - entry(j)) for j in pos))
+        losses[-1] = None if losses[-1] is None else losses[-1] * anchor_weight(i)
     return losses
 
 
@@ -85,6 +97,8 @@ PER_ANCHOR = draw(B, 2, D, seed=7)
 WEIGHT_N, WEIGHT_BN = draw(N, seed=8), draw(B, N, seed=9)
 MASK = torch.rand(B, N, generator=torch.Generator().manual_seed(4)) < 0.8
 TEMPERATURE_B = torch.rand(B, generator=torch.Generator().manual_seed(2), dtype=F64) + 0.3
+LABELS_2 = (torch.tensor([3, 4, 5, 3, 4, 6]), torch.tensor([4, 7, 3, 8, 5, 5, 9, 4]))
+POOL, INDEX = draw(5, D, seed=10), torch.tensor([[0, 1, -1], [4, 4, 2], [-1, -1, 3], [0, 2, 3], [1, -1, 0], [2, 2, 2]])
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, {}),
     "group": ({"group": GROUP}, {"exists": lambda i, j: int(GROUP[0][i]) == int(GROUP[1][j])}),
@@ -101,6 +115,33 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"margin": -0.1, "log_weight": WEIGHT_N, "temperature": 0.5},
         {"margin": -0.1, "log_weight": lambda i, j: float(WEIGHT_N[j]), "t": lambda i: 0.5},
     ),
+    "ignore": ({"ignore": GROUP}, {"exists": lambda i, j: int(GROUP[0][i]) != int(GROUP[1][j])}),
+    "ignore two": (
+        {"ignore": [GROUP, LABELS_2]},
+        {"exists": lambda i, j: GROUP[0][i] != GROUP[1][j] and LABELS_2[0][i] != LABELS_2[1][j]},
+    ),
+    "extra_ids": (
+        {"ignore": LABELS_2, "extra": EXTRA, "extra_ids": (torch.tensor([3, 4, 9]), None)},
+        {"exists": lambda i, j: LABELS_2[0][i] != LABELS_2[1][j],
+         "further": lambda i: [e for e, k in zip(EXTRA[0].tolist(), (3, 4, 9), strict=True) if k != LABELS_2[0][i]]
+         + EXTRA[1].tolist()},
+    ),
+    "own_positive": ({"own_positive": PER_ANCHOR}, {"own_positive": lambda i: PER_ANCHOR[i].tolist()}),
+    "own_positive and more": (
+        {"own_positive": PER_ANCHOR, "margin": 0.1, "positive_temperature": 0.3, "log_weight": WEIGHT_N},
+        {"own_positive": lambda i: PER_ANCHOR[i].tolist(), "margin": 0.1, "pt": lambda i: 0.3,
+         "log_weight": lambda i, j: float(WEIGHT_N[j])},
+    ),
+    "pool": (
+        {"per_anchor": (POOL, INDEX), "per_anchor_log_weight": draw(B, 3, seed=11)},
+        {"further": lambda i: POOL[INDEX[i][INDEX[i] >= 0]].tolist(),
+         "further_weight": lambda i: draw(B, 3, seed=11)[i][INDEX[i] >= 0].tolist()},
+    ),
+    "per_anchor_log_weight": (
+        {"per_anchor": PER_ANCHOR, "per_anchor_log_weight": draw(B, 2, seed=11)},
+        {"further": lambda i: PER_ANCHOR[i].tolist(), "further_weight": lambda i: draw(B, 2, seed=11)[i].tolist()},
+    ),
+    "anchor_weight": ({"anchor_weight": TEMPERATURE_B}, {"anchor_weight": lambda i: float(TEMPERATURE_B[i])}),
     "mask": ({"denominator": MASK}, {"in_denominator": lambda i, j: bool(MASK[i, j])}),
 }  # fmt: skip
 
@@ -111,6 +152,9 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_rows_equal_double_loops(kind: str, positives: str, option: str) -> None:
     given, is_positive = KINDS[kind]
     arguments, expected = OPTIONS[option]
+    if kind == "targets" and "ignore" in arguments:  # which spares an explicit target
+        exists = expected["exists"]
+        expected = expected | {"exists": lambda i, j: exists(i, j) or is_positive(i, j)}
     for decoupled in (False, True):
         if decoupled and option == "mask":
             continue
@@ -162,6 +206,27 @@ def test_self_equals_double_loops(positives: str, option: str) -> None:
                 denominator="negatives" if decoupled else "all", reduction="none",
             )  # fmt: skip
             assert found.tolist() == pytest.approx([x or 0.0 for x in losses], rel=1e-10, abs=1e-12)
+
+
+def test_own_positives_beside_a_queue_alone() -> None:
+    a, key, queue = draw(B, D, seed=1), draw(B, 1, D, seed=2), draw(9, D, seed=3)
+    u, k, n = (torch.nn.functional.normalize(x, dim=-1) for x in (a, key[:, 0], queue))
+    logits = torch.cat([(u * k).sum(1, keepdim=True), u @ n.t()], 1) / 0.2
+    expected = torch.nn.functional.cross_entropy(logits, torch.zeros(B, dtype=torch.long))
+    for candidate, extra in ((None, (queue,)), (queue, ())):
+        for tile in (0, 4):
+            found = contrast(a, candidate, own_positive=key, extra=extra, temperature=0.2, tile=tile)
+            torch.testing.assert_close(found, expected)
+
+
+def test_pairs_are_weighted_in_both_directions() -> None:
+    a, c, weight = draw(B, D, seed=1), draw(B, D, seed=2), TEMPERATURE_B
+    logits = torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(c, dim=1).t() / 0.1
+    rows = torch.arange(B)
+    expected = sum(weight @ torch.nn.functional.cross_entropy(x, rows, reduction="none") for x in (logits, logits.t()))
+    for tile in (0, 4):
+        found = contrast(a, c, targets=rows, directions="both", anchor_weight=weight, tile=tile)
+        torch.testing.assert_close(found, expected / (2 * B))
 
 
 @pytest.mark.parametrize("tile", [0, 4])

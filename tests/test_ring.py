@@ -21,7 +21,10 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 5])
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "nt_xent": (lambda a, b, t: ring.nt_xent(a, b, temperature=t), lambda a, b, t: objectives.nt_xent(a, b, temperature=t)),
+    "nt_xent": (
+        lambda a, b, t: ring.nt_xent(a, b, temperature=t),
+        lambda a, b, t: objectives.nt_xent(a, b, temperature=t),
+    ),
     "three views": (
         lambda a, b, t: ring.nt_xent(a, b, a + b, temperature=t),
         lambda a, b, t: objectives.nt_xent(a, b, a + b, temperature=t),

@@ -84,11 +84,11 @@ def test_symmetric_log_sums_equal_stored_logits(bounded: bool, tile: int) -> Non
 def test_frozen_candidates_equal_stored_logits(bounded: bool, tile: int) -> None:
     a, queue = draw(B, D, seed=1), draw(29, D, seed=2).detach()
     expected = (a @ torch.nn.functional.normalize(queue, dim=1).t()).logsumexp(1)
-    same(frozen_log_sum_exp(a, queue, normalize=True, bounded=bounded, tile=tile), expected, [a])
+    same(frozen_log_sum_exp(a, queue, Mask(), normalize=True, bounded=bounded, tile=tile), expected, [a])
     half = queue.half()
     expected = (a @ half.double().t()).logsumexp(1)
-    same(frozen_log_sum_exp(a, half, normalize=False, bounded=bounded, tile=tile), expected, [a])
-    assert (frozen_log_sum_exp(a, queue[:0], normalize=True) == float("-inf")).all()
+    same(frozen_log_sum_exp(a, half, Mask(), normalize=False, bounded=bounded, tile=tile), expected, [a])
+    assert (frozen_log_sum_exp(a, queue[:0], Mask(), normalize=True) == float("-inf")).all()
 
 
 @pytest.mark.parametrize("tile", [3, 64])
@@ -133,6 +133,22 @@ def forms() -> dict[str, dict[str, Any]]:
         "self, labels": {"labels": classes[0], "directions": "self", "positives": "sum", "empty": "zero"},
         "self, learnt": {"labels": classes[0], "directions": "self",
                          "temperature": torch.tensor(0.3, dtype=F64).requires_grad_(), "empty": "zero"},
+        "ignore": {"targets": targets, "ignore": classes},
+        "ignore, both": {"targets": targets, "ignore": [classes, groups], "directions": "both"},
+        "ignore, sum, decoupled": {"targets": targets, "ignore": groups, "positives": "sum",
+                                   "denominator": "negatives", "directions": "both"},
+        "ignore, labels": {"labels": groups, "ignore": classes, "empty": "zero"},
+        "ignored rows of a queue": {"targets": targets, "ignore": classes, "extra": (extra.detach(), extra),
+                                    "extra_ids": (ids(7, 4, 3), ids(7, 4, 4))},
+        "an ignored queue": {"targets": targets, "ignore": (ids(B, 1, 0), ids(N, 1, 0) + 1),
+                             "extra": (extra.detach(),), "extra_ids": (ids(7, 1, 0),)},
+        "own positives": {"labels": classes, "own_positive": draw(B, 2, D, seed=13), "margin": 0.1},
+        "own positives, sum": {"labels": classes, "own_positive": draw(B, 2, D, seed=13), "positives": "sum",
+                               "denominator": "negatives"},
+        "own positives alone": {"own_positive": draw(B, 1, D, seed=13), "extra": (extra.detach(),)},
+        "pool": {"targets": targets, "per_anchor": (draw(6, D, seed=14), ids(B, 7, 15).sub(1)[:, None].repeat(1, 3)),
+                 "per_anchor_log_weight": draw(B, 3, seed=16)},
+        "anchor weights": {"targets": targets, "anchor_weight": torch.linspace(0, 2, B, dtype=F64)},
         "each": {"labels": classes, "positives": "each", "margin": 0.1, "empty": "zero"},
         "each, both": {"labels": classes, "positives": "each", "directions": "both", "empty": "zero"},
         "matrices": {"positive": draw(B, N, seed=10).detach() > 0.5, "denominator": draw(B, N, seed=11).detach() < 1,
@@ -144,6 +160,9 @@ def forms() -> dict[str, dict[str, Any]]:
         "functions": {"positive": lambda rows: classes[0][rows][:, None] == classes[1], "empty": "zero",
                       "log_weight": lambda rows: draw(B, N, seed=6)[rows]},
         "lorentz": {"targets": targets, "similarity": Lorentz(torch.tensor(0.7, dtype=F64)), "own": torch.arange(B)},
+        "self, ignore": {"targets": torch.arange(B).roll(4), "directions": "self", "ignore": classes[0]},
+        "self, ignore, mutual": {"targets": torch.arange(B - 1, -1, -1), "directions": "self", "ignore": classes[0],
+                                 "empty": "zero"},
         "self, lorentz": {"labels": classes[0], "directions": "self", "similarity": "lorentz", "empty": "zero"},
         "self, queue": {"labels": classes[0], "directions": "self", "extra": (extra,), "empty": "zero"},
     }  # fmt: skip
@@ -204,6 +223,23 @@ def test_given_logits_in_strips() -> None:
         options: dict[str, Any] = {"targets": ids(B, N, 5), "directions": directions}
         losses = [contrast(None, logits=logits, **options, tile=tile) for tile in (0, 4)]
         same(losses[1], losses[0], [logits])
+
+
+def test_groups_in_order_reach_only_their_own_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of rows with columns of other groups are not made."""
+    a, c, groups = draw(24, D, seed=1), draw(24, D, seed=2), torch.arange(24) // 4
+    form: dict[str, Any] = {"targets": torch.arange(24), "group": groups}
+    expected = contrast(a, c, **form, tile=0)
+    widths = []
+    reach = Mask.reach
+
+    def seen(self: Mask, rows: tuple[int, int], num: int) -> tuple[int, int]:
+        widths.append(reach(self, rows, num))
+        return widths[-1]
+
+    monkeypatch.setattr(Mask, "reach", seen)
+    same(contrast(a, c, **form, tile=4), expected, [a, c])
+    assert widths == [(i, i + 4) for i in range(0, 24, 4)]
 
 
 def test_only_needed_gradients_are_made() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nearfar._forms import Form
-from nearfar._plain import MINUS_INF, Part, own_logits
+from nearfar._plain import MINUS_INF, Part, own_logits, own_similarity
 from nearfar._similarity import log_sum_exp, normalize
 from nearfar._tiles import BOUND
 from nearfar.tiled import Mask, frozen_log_sum_exp, self_log_sum_exp
@@ -31,6 +31,8 @@ def fused(form: Form) -> bool:
         and all(x is None for x in dense)
         and (form.log_weight is None or (isinstance(form.log_weight, Tensor) and form.log_weight.ndim == 1))
         and not (form.positives == "each" and (form.labels is not None or form.directions == "both"))
+        and not (form.positives == "each" and form.own_positive is not None)
+        and not (form.ignore and form.labels is not None)
     )
 
 
@@ -42,25 +44,54 @@ class _Operands(NamedTuple):
     symmetric: bool
 
 
-def parts(form: Form, tile: int | None) -> list[Part]:
-    """Row losses, and column losses for directions='both'."""
+def parts(form: Form, tile: int | None, anchor_weight: Tensor | None = None) -> list[Part]:
+    """Row losses, and column losses for directions='both'; `anchor_weight` [B] tells what gradient to expect."""
     operands = _operands(form)
     pairs = _pairs_mask(form)
     both = form.directions == "both"
-    apart = form.denominator == "negatives" or form.shifted
+    apart = _apart(form)
     mask = _without_positives(form, pairs) if apart else pairs
-    found, has = _found(form, operands, pairs, both, tile)
+    found, counts = _found(form, operands, pairs, both, tile)
+    again: list[Tensor] = []
+    if apart and form.denominator == "all":
+        again = _positives_again(form, operands, pairs, both, tile, found, counts)
+    own = _own_positives(form)
+    if own is not None:
+        found[0], counts[0] = _with_own(form, found[0], counts[0], own)
 
     weight = None
-    if not (form.extra or form.per_anchor is not None or form.shifted):
-        weight = has[0].to(form.like.dtype)
+    if not (form.extra or form.per_anchor is not None or own is not None or again):
+        weight = (counts[0] > 0).to(form.like.dtype)
+        weight = weight if anchor_weight is None else weight * anchor_weight
     totals = _log_sums(form, operands, mask, both, weight, tile)
-    if form.denominator == "all" and form.shifted:
-        again = _shifted(form, operands, pairs, both, tile, found)
+    if again:
         totals = [_join(total, more) for total, more in zip(totals, again, strict=True)]
+    if own is not None and form.denominator == "all":
+        totals[0] = _join(totals[0], log_sum_exp(own, 1))
     for more in _further(form, operands, tile):
         totals[0] = _join(totals[0], more)
-    return [_part(total, f, h) for total, f, h in zip(totals, found, has, strict=True)]
+    return [_part(total, f, count > 0) for total, f, count in zip(totals, found, counts, strict=True)]
+
+
+def _apart(form: Form) -> bool:
+    """Whether positives leave the big sum: for good, or because their logits differ, or because ids would hide them."""
+    return form.denominator == "negatives" or form.shifted or bool(form.ignore)
+
+
+def _own_positives(form: Form) -> Tensor | None:
+    """Logits [B, Q] of positives that are no candidates."""
+    if form.own_positive is None:
+        return None
+    scale = form.positive_scale
+    column = isinstance(scale, Tensor) and scale.ndim == 1
+    return (own_similarity(form, form.own_positive) - form.margin) * (scale.unsqueeze(1) if column else scale)  # type: ignore[union-attr]
+
+
+def _with_own(form: Form, found: Tensor, count: Tensor, own_BQ: Tensor) -> tuple[Tensor, Tensor]:
+    total = count + own_BQ.shape[1]
+    if form.positives == "sum":
+        return _join(found.masked_fill(count == 0, MINUS_INF), log_sum_exp(own_BQ, 1)), total
+    return (torch.where(count > 0, found * count, 0.0) + own_BQ.sum(1)) / total, total
 
 
 def _part(total: Tensor, found: Tensor, has: Tensor) -> Part:
@@ -84,7 +115,10 @@ def _operands(form: Form) -> _Operands:
 
 def _mutual(form: Form) -> bool:
     """Whether leaving positives out keeps the form symmetric."""
-    if form.targets is None or not (form.denominator == "negatives" or form.shifted):
+    ids = (*form.ignore, *(() if form.group is None else (form.group,)))
+    if not all(x is y or torch.equal(x, y) for x, y in ids):
+        return False
+    if form.targets is None or not _apart(form):
         return True
     index = form.targets
     rows = torch.arange(form.num_rows, device=index.device)
@@ -100,7 +134,7 @@ def _pairs_mask(form: Form) -> Mask:
 
 def _without_positives(form: Form, pairs: Mask) -> Mask:
     if form.targets is not None:
-        return Mask(exclude=(*pairs.exclude, form.targets), same=pairs.same)
+        return Mask(exclude=(*pairs.exclude, form.targets), same=pairs.same, differ=form.ignore)
     return Mask(exclude=pairs.exclude, same=pairs.same, differ=(form.labels,))  # type: ignore[arg-type]
 
 
@@ -135,32 +169,33 @@ def _ratio(form: Form) -> float | Tensor:
 def _found(
     form: Form, operands: _Operands, pairs: Mask, both: bool, tile: int | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The positive term of every anchor, and whether it has a positive."""
+    """The positive term of every anchor, and how many positives it has."""
     if form.targets is not None:
         found, has = _target_term(form, operands)
         if not both:
-            return [found], [has]
-        columns, counts = _to_columns(found, has, form)
-        return [found, columns], [has, counts > 0]
+            return [found], [has.long()]
+        columns, counts = _to_columns(found, has, form, form.positives == "sum")
+        return [found, columns], [has.long(), counts]
     (x, y), (sums_x, sums_y) = _joint_ids(form), (None, None)
     num = int(torch.maximum(x.max(), y.max())) + 1
     counts = [_count(x, y, form, num)] + ([_count(y, x, form.transposed(), num)] if both else [])
-    has = [count > 0 for count in counts]
     if form.positives == "sum":
-        return _positive_log_sums(form, operands, pairs, both, tile), has
+        return _positive_log_sums(form, operands, pairs, both, tile), counts
     sums_y = operands.c.new_zeros(num, operands.c.shape[1]).index_add(0, y, operands.c)
     found = [_class_term(form, operands.a, operands.c, sums_y, x, y, counts[0], form.own)]
     if both:
         sums_x = operands.a.new_zeros(num, operands.a.shape[1]).index_add(0, x, operands.a)
         own = form.transposed().own
         found.append(_class_term(form, operands.c, operands.a, sums_x, y, x, counts[1], own))
-    return found, has
+    return found, counts
 
 
 def _target_term(form: Form, operands: _Operands) -> tuple[Tensor, Tensor]:
     index = form.targets
     assert index is not None  # for the type checker
     has = index >= 0
+    if operands.c.shape[0] == 0:
+        return operands.a.new_zeros(len(has)), has
     index = index.clamp_min(0)
     if form.own is not None:
         has = has & (index != form.own)
@@ -170,12 +205,12 @@ def _target_term(form: Form, operands: _Operands) -> tuple[Tensor, Tensor]:
     return product * _ratio(form) - form.margin * form.positive_scale, has
 
 
-def _to_columns(found: Tensor, has: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """The positive term of every column from those of the rows that point at it."""
+def _to_columns(found: Tensor, has: Tensor, form: Form, summed: bool) -> tuple[Tensor, Tensor]:
+    """The positive term of every column from those of the rows that point at it: their mean, or log sum exp."""
     index = form.targets.clamp_min(0)  # type: ignore[union-attr]
     zeros = found.new_zeros(form.num_columns)
     counts = zeros.index_add(0, index, has.to(found.dtype))
-    if form.positives != "sum":
+    if not summed:
         return zeros.index_add(0, index, torch.where(has, found, 0.0)) / counts.clamp_min(1), counts
     masked = found.detach().masked_fill(~has, MINUS_INF)
     peak = torch.full_like(zeros, MINUS_INF).scatter_reduce(0, index, masked, "amax")
@@ -238,16 +273,18 @@ def _positive_log_sums(
     return [s - form.margin * form.positive_scale for s in sums]
 
 
-def _shifted(
-    form: Form, operands: _Operands, pairs: Mask, both: bool, tile: int | None, found: list[Tensor]
-) -> list[Tensor]:
-    """The shifted positives' own log sums, which the denominator takes back in."""
-    if form.targets is not None and not both:
-        index = form.targets.clamp_min(0)
-        lone = found[0] if form.log_weight is None else found[0] + form.log_weight.to(found[0].dtype)[index]
-        _, has = _target_term(form, operands)
-        return [lone.masked_fill(~has, MINUS_INF)]
-    return _positive_log_sums(form, operands, pairs, both, tile, form.log_weight)
+def _positives_again(
+    form: Form, operands: _Operands, pairs: Mask, both: bool, tile: int | None, found: list[Tensor],
+    counts: list[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """The positives' own log sums, which the denominator takes back in."""
+    if form.targets is None:
+        return _positive_log_sums(form, operands, pairs, both, tile, form.log_weight)  # type: ignore[arg-type]
+    has, lone = counts[0] > 0, found[0]
+    if isinstance(form.log_weight, Tensor) and form.num_columns:
+        lone = lone + form.log_weight.to(lone.dtype)[form.targets.clamp_min(0)]
+    rows = lone.masked_fill(~has, MINUS_INF)
+    return [rows, _to_columns(lone, has, form, True)[0]] if both else [rows]
 
 
 def _further(form: Form, operands: _Operands, tile: int | None) -> list[Tensor]:
@@ -259,17 +296,18 @@ def _further(form: Form, operands: _Operands, tile: int | None) -> list[Tensor]:
     column = isinstance(scale, Tensor) and scale.ndim == 1
     a = form.anchor * (scale.unsqueeze(1) if column else scale)  # type: ignore[operator, union-attr]
     bounded = form.bound <= BOUND
-    for extra in form.extra:
+    for extra, ids in zip(form.extra, form.extra_ids, strict=True):
         if extra.shape[0] == 0:
             continue
+        mask = Mask() if ids is None else Mask(differ=((form.ignore[0][0], ids),))
         if extra.requires_grad:
             e = extra.to(a.dtype)
             e = normalize(e) if form.normalize_extra else e
-            found.append(product_log_sum_exp(a, e, Mask(), bounded=bounded, tile=tile)[0])
+            found.append(product_log_sum_exp(a, e, mask, bounded=bounded, tile=tile)[0])
         else:
             found.append(
-                frozen_log_sum_exp(a, extra, normalize=form.normalize_extra, bounded=bounded, tile=tile)
-            )  # fmt: skip
+                frozen_log_sum_exp(a, extra, mask, normalize=form.normalize_extra, bounded=bounded, tile=tile)
+            )
     if form.per_anchor is not None:
         found.append(log_sum_exp(own_logits(form), 1))
     return found

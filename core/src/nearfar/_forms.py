@@ -40,10 +40,18 @@ class Form:
     positives: str
     denominator: str | Tensor | Rows
     group: Pair | None
+    ignore: tuple[Pair, ...]
+    spare: bool
+    """positives are explicit targets, which `ignore` does not touch"""
     own: Tensor | None
+    own_positive: Tensor | None
     per_anchor: Tensor | None
+    """[B, P, D], or the pool [M, D] beside per_anchor_index"""
+    per_anchor_index: Tensor | None
+    per_anchor_log_weight: Tensor | None
     log_weight: Tensor | Rows | None
     extra: tuple[Tensor, ...]
+    extra_ids: tuple[Tensor | None, ...]
     normalize_extra: bool
     directions: str
 
@@ -83,12 +91,16 @@ class Form:
 
         weight = self.log_weight
         scale = side(self.scale)
+        pooled = self.per_anchor_index is not None
         return replace(
             self, anchor=cut(self.anchor), logits=cut(self.logits), scale=scale,
             positive_scale=scale if self.positive_scale is self.scale else side(self.positive_scale),
             targets=cut(self.targets), labels=ids(self.labels), group=ids(self.group), own=cut(self.own),
+            ignore=tuple((x[part], y) for x, y in self.ignore), own_positive=cut(self.own_positive),
             positive=cut(self.positive, "positive", torch.bool), weight=cut(self.weight, "weight"),
-            denominator=cut(self.denominator, "denominator", torch.bool), per_anchor=cut(self.per_anchor),
+            denominator=cut(self.denominator, "denominator", torch.bool),
+            per_anchor=self.per_anchor if pooled else cut(self.per_anchor),
+            per_anchor_index=cut(self.per_anchor_index), per_anchor_log_weight=cut(self.per_anchor_log_weight),
             log_weight=weight if isinstance(weight, Tensor) and weight.ndim == 1 else cut(weight, "log_weight"),
         )  # fmt: skip
 
@@ -108,6 +120,7 @@ class Form:
             logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight), log_weight=_t(self.log_weight),
             denominator=self.denominator if isinstance(self.denominator, str) else _t(self.denominator),
             group=None if self.group is None else (self.group[1], self.group[0]),
+            ignore=tuple((y, x) for x, y in self.ignore),
             similarity=None if self.similarity is None else _Swapped(self.similarity),
         )  # fmt: skip
 
@@ -127,8 +140,10 @@ def _t(x: Any) -> Any:
 def resolve(
     anchor: Tensor | None, candidate: Tensor | None, *, logits: Tensor | None, similarity: str | Similarity,
     targets: Tensor | None, labels: Tensor | Pair | None, positive: Tensor | Rows | None, weight: Tensor | Rows | None,
-    positives: str, denominator: str | Tensor | Rows, group: Tensor | Pair | None, own: Tensor | None,
-    per_anchor: Tensor | None, log_weight: Tensor | Rows | None, extra: Sequence[Tensor],
+    positives: str, denominator: str | Tensor | Rows, group: Tensor | Pair | None,
+    ignore: Tensor | Pair | Sequence[Tensor | Pair] | None, own: Tensor | None, own_positive: Tensor | None,
+    per_anchor: Tensor | Pair | None, per_anchor_log_weight: Tensor | None, log_weight: Tensor | Rows | None,
+    extra: Sequence[Tensor], extra_ids: Sequence[Tensor | None],
     temperature: float | Tensor, positive_temperature: float | Tensor | None, margin: float,
     normalize_sides: Sequence[str], directions: str,
 ) -> Form:  # fmt: skip
@@ -143,13 +158,16 @@ def resolve(
         expect_choice("normalize", side, ("anchor", "candidate"))
     given = [name for name, value in (("targets", targets), ("labels", labels), ("positive", positive),
              ("weight", weight)) if value is not None]  # fmt: skip
-    expect(len(given) == 1, "targets, labels, positive, weight", "exactly one of them", given or "none")
+    alone = own_positive is not None and not given
+    expect(len(given) == 1 or alone, "targets, labels, positive, weight", "exactly one of them", given or "none")
     expect((weight is None) == (positives != "soft"), "weight", "soft weights exactly with positives='soft'", positives)
     expect(
         positives != "soft" or (margin == 0.0 and positive_temperature is None),
         "margin, positive_temperature", "none with positives='soft'", (margin, positive_temperature),
     )  # fmt: skip
-    a, c, both_unit, swapped = _vectors(anchor, candidate, logits, similarity, normalize_sides, directions)
+    a, c, both_unit, swapped = _vectors(
+        anchor, candidate, logits, similarity, normalize_sides, directions, own_positive is not None
+    )
     own_scores = logits if logits is not None else None
     num_rows, num_columns = own_scores.shape if own_scores is not None else (a.shape[0], c.shape[0])  # type: ignore[union-attr]
     like = own_scores if own_scores is not None else a
@@ -169,13 +187,17 @@ def resolve(
         dense = not isinstance(log_weight, Tensor) or log_weight.ndim == 2
         plain = not isinstance(scale, Tensor) or scale.ndim == 0
         expect(
-            not extra and per_anchor is None and dense and plain, "extra, per_anchor, log_weight [N], temperature [B]",
+            not extra and per_anchor is None and own_positive is None and dense and plain,
+            "extra, per_anchor, own_positive, log_weight [N], temperature [B]",
             f"none of them with directions={directions!r}", "at least one",
         )  # fmt: skip
         named = {"positive": positive, "weight": weight, "denominator": denominator, "log_weight": log_weight}
         for name, value in named.items():
             expect(value is None or isinstance(value, str | Tensor), name, f"a tensor with directions={directions!r}, "
                    "whose columns a function of anchors cannot give", "a function")  # fmt: skip
+    if alone:
+        targets = torch.full((num_rows,), -1, device=like.device)  # type: ignore[union-attr]
+    pool, index = per_anchor if isinstance(per_anchor, tuple) else (per_anchor, None)
     form = Form(
         anchor=a, candidate=c, logits=logits, similarity=swapped, scale=scale, positive_scale=positive_scale,
         margin=float(margin), bound=largest if both_unit else float("inf"),
@@ -184,8 +206,11 @@ def resolve(
         weight=_dense("weight", weight, (num_rows, num_columns), None), positives=positives,
         denominator=denominator if isinstance(denominator, str)
         else _dense("denominator", denominator, (num_rows, num_columns), torch.bool),  # type: ignore[arg-type]
-        group=_pair("group", group, num_rows, num_columns), own=_ids("own", own, num_rows),
-        per_anchor=per_anchor, log_weight=log_weight, extra=tuple(extra),
+        group=_pair("group", group, num_rows, num_columns), ignore=_pairs(ignore, num_rows, num_columns),
+        spare=targets is not None,
+        own=_ids("own", own, num_rows), own_positive=own_positive, per_anchor=pool, per_anchor_index=index,
+        per_anchor_log_weight=per_anchor_log_weight, log_weight=log_weight, extra=tuple(extra),
+        extra_ids=tuple(extra_ids) or (None,) * len(extra),
         normalize_extra=similarity == "cosine" and "candidate" in normalize_sides, directions=directions,
     )  # fmt: skip
     _check_rest(form)
@@ -194,7 +219,7 @@ def resolve(
 
 def _vectors(
     anchor: Tensor | None, candidate: Tensor | None, logits: Tensor | None, similarity: str | Similarity,
-    sides: Sequence[str], directions: str,
+    sides: Sequence[str], directions: str, may_be_none: bool,
 ) -> tuple[Tensor | None, Tensor | None, bool, Similarity | None]:  # fmt: skip
     """Anchors and candidates ready for a product, whether both are of unit length, and a similarity that is none."""
     if logits is not None:
@@ -209,10 +234,12 @@ def _vectors(
     if directions == "self":
         expect(candidate is None, "candidate", "none with directions='self'", "a tensor")
     else:
+        if candidate is None and may_be_none and directions == "row":
+            candidate = anchor.new_zeros(0, anchor.shape[1])
         expect(candidate is not None, "candidate", f"a tensor [N, D] with directions={directions!r}", candidate)
         assert candidate is not None
         expect(
-            candidate.ndim == 2 and candidate.shape[1] == anchor.shape[1] and candidate.shape[0] > 0,
+            candidate.ndim == 2 and candidate.shape[1] == anchor.shape[1] and (may_be_none or candidate.shape[0] > 0),
             "candidate", f"shape [N, {anchor.shape[1]}], N >= 1", tuple(candidate.shape),
         )  # fmt: skip
     kind = _accumulate(anchor, candidate)
@@ -263,6 +290,15 @@ def _pair(name: str, value: Tensor | Pair | None, num_rows: int, num_columns: in
     return first, first if value[1] is value[0] else _ids(name, value[1], num_columns)  # type: ignore[return-value]
 
 
+def _pairs(value: Any, num_rows: int, num_columns: int) -> tuple[Pair, ...]:
+    """One or several pairs of ids."""
+    if value is None:
+        return ()
+    several = isinstance(value, Sequence) and not (isinstance(value, tuple) and isinstance(value[0], Tensor))
+    found = [_pair("ignore", x, num_rows, num_columns) for x in (value if several else [value])]
+    return tuple(x for x in found if x is not None)
+
+
 def _dense(
     name: str, value: Tensor | Rows | None, shape: tuple[int, int], dtype: torch.dtype | None
 ) -> Tensor | Rows | None:
@@ -285,12 +321,38 @@ def _check_rest(form: Form) -> None:
         shapes: Any = ((form.num_columns,), (form.num_rows, form.num_columns))
         expect(tuple(form.log_weight.shape) in shapes, "log_weight", f"shape {shapes[0]} or {shapes[1]}",
                tuple(form.log_weight.shape))  # fmt: skip
-    if form.extra or form.per_anchor is not None:
-        expect(form.anchor is not None, "extra, per_anchor", "none beside logits", "at least one")
-        dim = form.anchor.shape[1]  # type: ignore[union-attr]
-        for x in form.extra:
-            expect(x.ndim == 2 and x.shape[1] == dim, "extra", f"shape [K, {dim}]", tuple(x.shape))
-        if form.per_anchor is not None:
-            shape = tuple(form.per_anchor.shape)
-            expect(len(shape) == 3 and (shape[0], shape[2]) == (form.num_rows, dim), "per_anchor",
-                   f"shape [{form.num_rows}, P, {dim}]", shape)  # fmt: skip
+    further = (form.per_anchor, form.per_anchor_index, form.per_anchor_log_weight, form.own_positive)
+    if not form.extra and all(x is None for x in further):
+        return
+    expect(form.anchor is not None, "extra, per_anchor, own_positive", "none beside logits", "at least one")
+    dim, rows = form.anchor.shape[1], form.num_rows  # type: ignore[union-attr]
+    for x in form.extra:
+        expect(x.ndim == 2 and x.shape[1] == dim, "extra", f"shape [K, {dim}]", tuple(x.shape))
+    sizes = [len(x) for x in form.extra]
+    given = [None if x is None else tuple(x.shape) for x in form.extra_ids]
+    expect(
+        len(given) == len(sizes) and all(x is None or x == (k,) for x, k in zip(given, sizes, strict=True)),
+        "extra_ids", f"ids or None for every set of extra, of sizes {sizes}", given,
+    )  # fmt: skip
+    expect(bool(form.ignore) or all(x is None for x in form.extra_ids), "extra_ids",
+           "none without ignore, whose anchor ids they are compared with", "at least one")  # fmt: skip
+    own, index, weight = form.per_anchor, form.per_anchor_index, form.per_anchor_log_weight
+    if index is not None:
+        expect(own is not None and own.ndim == 2 and own.shape[1] == dim, "per_anchor", f"a pool [M, {dim}]",
+               None if own is None else tuple(own.shape))  # fmt: skip
+        expect(index.ndim == 2 and len(index) == rows and not index.is_floating_point(), "per_anchor",
+               f"integers [{rows}, P] into the pool", tuple(index.shape))  # fmt: skip
+        low, high = (int(v) for v in torch.aminmax(index)) if index.numel() else (-1, -1)
+        expect(low >= -1 and high < len(own), "per_anchor", f"indices from -1 to {len(own) - 1}", (low, high))  # type: ignore[arg-type]
+    elif own is not None:
+        expect(own.ndim == 3 and (own.shape[0], own.shape[2]) == (rows, dim), "per_anchor",
+               f"shape [{rows}, P, {dim}]", tuple(own.shape))  # fmt: skip
+    if weight is not None:
+        expect(own is not None, "per_anchor_log_weight", "none without per_anchor", "a tensor")
+        shape = tuple(index.shape) if index is not None else tuple(own.shape[:2])  # type: ignore[union-attr]
+        expect(tuple(weight.shape) == shape, "per_anchor_log_weight", f"shape {list(shape)}", tuple(weight.shape))
+    if form.own_positive is not None:
+        shape = tuple(form.own_positive.shape)
+        expect(len(shape) == 3 and (shape[0], shape[2]) == (rows, dim) and shape[1] > 0, "own_positive",
+               f"shape [{rows}, Q, {dim}], Q >= 1", shape)  # fmt: skip
+        expect(form.weight is None, "own_positive", "none beside weight", "a tensor")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nearfar._forms import Form
+from nearfar._pool import indexed_product
 from nearfar._similarity import log_sum_exp, normalize
 
 MINUS_INF = float("-inf")
@@ -29,15 +30,23 @@ def row_part(form: Form) -> Part:
     sim_BN = _similarity(form)
     valid_BN = _valid(form)
     positive_BN = _positive(form) & valid_BN
+    log_weight = 0.0 if form.log_weight is None else form.log_weight.to(sim_BN.dtype)  # type: ignore[union-attr]
+    mask = form.denominator
+    if form.own_positive is not None:  # more columns, in which every anchor has positives of its own
+        own_BQ = own_similarity(form, form.own_positive)
+        more = torch.ones_like(own_BQ, dtype=torch.bool)
+        sim_BN = torch.cat([sim_BN, own_BQ], 1)
+        valid_BN, positive_BN = torch.cat([valid_BN, more], 1), torch.cat([positive_BN, more], 1)
+        if isinstance(log_weight, Tensor):
+            log_weight = torch.cat([log_weight.expand(len(sim_BN), -1), torch.zeros_like(own_BQ)], 1)
+        if isinstance(mask, Tensor):
+            mask = torch.cat([mask, more], 1)
     logits_BN = sim_BN * _column(form.scale)
     positive_logits_BN = (sim_BN - form.margin) * _column(form.positive_scale) if form.shifted else logits_BN
     further_BM = _further(form)
 
     negative_BN = valid_BN & ~positive_BN
-    kept_BN = valid_BN if form.denominator == "all" else negative_BN
-    if isinstance(form.denominator, Tensor):
-        kept_BN = valid_BN & form.denominator
-    log_weight = 0.0 if form.log_weight is None else form.log_weight.to(logits_BN.dtype)
+    kept_BN = valid_BN & mask if isinstance(mask, Tensor) else valid_BN if mask == "all" else negative_BN
     entry_BN = torch.where(positive_BN, positive_logits_BN, logits_BN) + log_weight
 
     def denominator_B(kept: Tensor) -> Tensor:
@@ -87,6 +96,9 @@ def _valid(form: Form) -> Tensor:
     valid = torch.ones(shape, dtype=torch.bool, device=form.like.device)
     if form.group is not None:
         valid &= form.group[0][:, None] == form.group[1][None, :]
+    for x, y in form.ignore:
+        equal = x[:, None] == y[None, :]
+        valid &= ~(equal & ~_positive(form) if form.spare else equal)
     if form.own is not None:
         valid &= form.own[:, None] != torch.arange(shape[1], device=valid.device)
     return valid
@@ -104,27 +116,43 @@ def _positive(form: Form) -> Tensor:
 def _further(form: Form) -> Tensor:
     """Logits [B, M] of negatives that are no candidates: further sets, and each anchor's own."""
     parts = [form.like.new_empty(form.num_rows, 0)]
-    for extra in form.extra:
+    for extra, ids in zip(form.extra, form.extra_ids, strict=True):
         e = extra.to(form.like.dtype)
         e = normalize(e) if form.normalize_extra else e
         anchor = form.anchor
         sim = anchor @ e.t() if form.similarity is None else form.similarity.tile(anchor, e)  # type: ignore[union-attr, operator, arg-type]
-        parts.append(sim * _column(form.scale))
+        sim = sim * _column(form.scale)
+        parts.append(sim if ids is None else sim.masked_fill(form.ignore[0][0][:, None] == ids[None], MINUS_INF))
     if form.per_anchor is not None:
         parts.append(own_logits(form))
     return torch.cat(parts, 1)
 
 
 def own_logits(form: Form) -> Tensor:
-    """Logits [B, P] of each anchor with its own candidates."""
-    own = form.per_anchor.to(form.like.dtype)  # type: ignore[union-attr]
+    """Logits [B, P] of each anchor with its own negatives."""
+    index, weight = form.per_anchor_index, form.per_anchor_log_weight
+    assert form.per_anchor is not None  # for the type checker
+    if index is None:
+        sim = own_similarity(form, form.per_anchor)
+    elif form.similarity is None:
+        pool = form.per_anchor.to(form.like.dtype)
+        sim = indexed_product(form.anchor, normalize(pool) if form.normalize_extra else pool, index.clamp_min(0))  # type: ignore[arg-type]
+    else:
+        sim = own_similarity(form, form.per_anchor[index.clamp_min(0)])
+    logits = sim * _column(form.scale)
+    if weight is not None:
+        logits = logits + weight.to(logits.dtype)
+    return logits if index is None else logits.masked_fill(index < 0, MINUS_INF)
+
+
+def own_similarity(form: Form, own: Tensor) -> Tensor:
+    """Similarities [B, P] of each anchor with vectors [B, P, D] of its own."""
+    own = own.to(form.like.dtype)
     own = normalize(own) if form.normalize_extra else own
     if form.similarity is None:
-        sim = torch.einsum("bd,bpd->bp", form.anchor, own)
-    else:
-        tile = form.similarity.tile
-        sim = torch.cat([tile(a[None], o) for a, o in zip(form.anchor, own, strict=True)])  # type: ignore[arg-type]
-    return sim * _column(form.scale)
+        return torch.einsum("bd,bpd->bp", form.anchor, own)
+    tile = form.similarity.tile
+    return torch.cat([tile(a[None], o) for a, o in zip(form.anchor, own, strict=True)])  # type: ignore[arg-type]
 
 
 def _mean(x: Tensor, mask: Tensor) -> Tensor:

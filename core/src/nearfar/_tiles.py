@@ -56,6 +56,7 @@ class Mask:
     same: tuple[tuple[Tensor, Tensor], ...] = ()
     differ: tuple[tuple[Tensor, Tensor], ...] = ()
     _cache: dict[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
+    _ascending: dict[int, bool] = field(default_factory=dict)
 
     def _range(self, ids: Tensor, size: int, start: int) -> tuple[int, int]:
         key = (id(ids), size)
@@ -84,12 +85,32 @@ class Mask:
         for index in self.exclude:
             low, high = self._range(index, size[0], i0)
             if low < j1 and high >= j0:
-                local = index[i0:i1] - j0
-                inside = (local >= 0) & (local < j1 - j0)
-                local = local.clamp(0, j1 - j0 - 1).unsqueeze(1)
-                kept = logits.gather(1, local)
-                logits.scatter_(1, local, kept.masked_fill_(inside.unsqueeze(1), MINUS_INF))
+                _hide_index(logits, index[i0:i1] - j0)
         return True
+
+    def hide_all_(self, logits: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        """The same for a strip of any extent."""
+        (i0, i1), (j0, j1) = rows, columns
+        if not logits.numel():
+            return
+        for x, y in self.same:
+            logits.masked_fill_(x[i0:i1, None] != y[None, j0:j1], MINUS_INF)
+        for x, y in self.differ:
+            logits.masked_fill_(x[i0:i1, None] == y[None, j0:j1], MINUS_INF)
+        for index in self.exclude:
+            _hide_index(logits, index[i0:i1] - j0)
+
+    def reach(self, rows: tuple[int, int], num: int) -> tuple[int, int]:
+        """Columns from the first to the last that rows can meet, of `num`; narrow where columns are sorted by group."""
+        start, end = 0, num
+        for x, y in self.same:
+            if id(y) not in self._ascending:
+                self._ascending[id(y)] = bool((y[1:] >= y[:-1]).all())
+            if self._ascending[id(y)]:
+                ends = torch.stack(torch.aminmax(x[rows[0] : rows[1]]))
+                start = max(start, int(torch.searchsorted(y, ends[0])))
+                end = min(end, int(torch.searchsorted(y, ends[1], right=True)))
+        return min(start, end), end
 
     def skips(self, rows: tuple[int, int], columns: tuple[int, int], size: tuple[int, int]) -> bool:
         """Whether a tile has no pair at all, known before its product is computed."""
@@ -99,6 +120,15 @@ class Mask:
             if low > last or first > high:
                 return True
         return False
+
+
+def _hide_index(logits: Tensor, local: Tensor) -> None:
+    """Sets entry local[i] of row i to -inf, where it lies in the tile."""
+    width = logits.shape[1]
+    inside = (local >= 0) & (local < width)
+    local = local.clamp(0, width - 1).unsqueeze(1)
+    kept = logits.gather(1, local)
+    logits.scatter_(1, local, kept.masked_fill_(inside.unsqueeze(1), MINUS_INF))
 
 
 class Buffer:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import _composed, _plain, _strips
-from nearfar._forms import Rows, resolve
+from nearfar._forms import Form, Rows, resolve
 from nearfar._plain import Part
 from nearfar._similarity import Lorentz, Similarity
 from nearfar._tiles import no_autocast
@@ -54,15 +54,20 @@ def contrast(
     positives: str = "mean",
     denominator: str | Tensor | Rows = "all",
     group: Tensor | tuple[Tensor, Tensor] | None = None,
+    ignore: Tensor | tuple[Tensor, Tensor] | Sequence[Tensor | tuple[Tensor, Tensor]] | None = None,
     own: Tensor | None = None,
-    per_anchor: Tensor | None = None,
+    own_positive: Tensor | None = None,
+    per_anchor: Tensor | tuple[Tensor, Tensor] | None = None,
+    per_anchor_log_weight: Tensor | None = None,
     log_weight: Tensor | Rows | None = None,
     extra: Sequence[Tensor] = (),
+    extra_ids: Sequence[Tensor | None] = (),
     temperature: float | Tensor = 0.1,
     positive_temperature: float | Tensor | None = None,
     margin: float = 0.0,
     normalize: Sequence[str] = ("anchor", "candidate"),
     directions: str = "row",
+    anchor_weight: Tensor | None = None,
     reduction: str = "mean",
     empty: str = "skip",
     tile: int | None = None,
@@ -90,11 +95,19 @@ def contrast(
         denominator: "all" candidates, "negatives" (decoupled: without the positives), or a bool mask [B, N] or a
             function of anchors that gives its rows.
         group: ids as for labels; only pairs of one group exist.
+        ignore: ids as for labels, or several of them; pairs of equal ids are neither positive nor negative and leave
+            everything, except an explicit target: the same caption, item or query in another row of the batch.
         own: [B], the candidate that is the anchor itself, which is left out of everything; -1: none.
-        per_anchor: [B, P, D], further negatives of each anchor alone.
+        own_positive: [B, Q, D], further positives of each anchor alone, no other anchor's candidates. Alone, without
+            the four above, candidates are negatives (None: there are none, for instance beside a queue in `extra`).
+        per_anchor: [B, P, D], further negatives of each anchor alone; or (pool [M, D], numbers [B, P] of its rows),
+            which never copies them all; -1: none.
+        per_anchor_log_weight: [B, P], added to their logits; may be learnt.
         log_weight: [N] or [B, N], or a function of anchors that gives its rows; added to the logits in the
             denominator, -inf leaves a candidate out; may be learnt.
         extra: sets [K, D] of further negatives for all anchors, for instance queues.
+        extra_ids: for each set its ids [K] or None; a row with the id that an anchor has in (the first) `ignore` is no
+            negative of it.
         temperature: divides similarities; a number, a tensor [] (gets a gradient) or [B].
         positive_temperature: the positives' own, in numerator and denominator.
         margin: subtracted from positive similarities, in numerator and denominator.
@@ -102,6 +115,8 @@ def contrast(
             "candidate".
         directions: "row"; "column" (candidates are the anchors); "both" (half of the two losses' sum, from one matrix);
             "self" (anchors against each other, without themselves).
+        anchor_weight: [B], non-negative, without gradient; multiplies an anchor's loss in every reduction, while the
+            mean still divides by the number of anchors. With "both" it weighs pair i in both directions.
         reduction: "mean", "sum" or "none" ([B]; with "both" rows then columns, not halved, [B + N]).
         empty: anchors without a positive (or with an empty denominator) leave the mean ("skip"), count as zero
             ("zero") or are refused ("raise").
@@ -135,10 +150,13 @@ def contrast(
     with no_autocast(some.device):  # type: ignore[union-attr]
         form = resolve(
             anchor, candidate, logits=logits, similarity=similarity, targets=targets, labels=labels, positive=positive,
-            weight=weight, positives=positives, denominator=denominator, group=group, own=own, per_anchor=per_anchor,
-            log_weight=log_weight, extra=extra, temperature=temperature, positive_temperature=positive_temperature,
-            margin=margin, normalize_sides=normalize, directions=directions,
+            weight=weight, positives=positives, denominator=denominator, group=group, ignore=ignore, own=own,
+            own_positive=own_positive, per_anchor=per_anchor, per_anchor_log_weight=per_anchor_log_weight,
+            log_weight=log_weight, extra=extra, extra_ids=extra_ids, temperature=temperature,
+            positive_temperature=positive_temperature, margin=margin, normalize_sides=normalize, directions=directions,
         )  # fmt: skip
+        if anchor_weight is not None:
+            _check_weight(anchor_weight, form)
         width = form.num_columns + sum(x.shape[0] for x in form.extra)
         small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats is True else PLAIN)
         if tile == 0 or (tile is None and small):
@@ -147,11 +165,21 @@ def contrast(
             if directions == "both":
                 parts.append(_plain.row_part(form.transposed()))
         elif _composed.fused(form):
-            parts = _composed.parts(form, tile)
+            parts = _composed.parts(form, tile, anchor_weight)
         else:
             parts = _strips.parts(form, tile)
+        if anchor_weight is not None:
+            parts = [part._replace(loss=part.loss * anchor_weight) for part in parts]
         loss, stats = _reduce(parts, reduction, empty, with_stats is True)
     return (loss, stats) if with_stats else loss
+
+
+def _check_weight(weight: Tensor, form: Form) -> None:
+    rows = form.num_rows
+    expect(tuple(weight.shape) == (rows,), "anchor_weight", f"shape [{rows}]", tuple(weight.shape))
+    expect(not weight.requires_grad, "anchor_weight", "no gradient", "a tensor that needs one")
+    expect(form.directions != "both" or rows == form.num_columns, "anchor_weight", "as many candidates as anchors with "
+           "directions='both'", form.num_columns)  # fmt: skip
 
 
 def _reduce(parts: list[Part], reduction: str, empty: str, accurate: bool) -> tuple[Tensor, Stats]:

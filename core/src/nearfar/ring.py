@@ -2,10 +2,10 @@
 
     loss = ring.nt_xent(z0, z1, temperature=0.1)      # as nearfar.objectives.nt_xent over the rows of all processes
 
-Instead of gathering, blocks of candidates travel from process to process (`nearfar._ring`): memory O(B D + tile) whatever
-the number of processes, the same traffic as a gather with gradient. Every function is a collective, in the backward too,
-and equals the objective of the same name on the concatenated batch. The loss is the mean over this process's anchors;
-weigh it by `Stats.num_anchors`, as the trainer does. In one process they work as well.
+Instead of gathering, blocks of candidates travel from process to process (`nearfar._ring`): memory O(B D + tile)
+whatever the number of processes. Every function is a collective, in the backward too, and equals the objective of the
+same name on the concatenated batch. The loss is the mean over this process's anchors; weigh it by `Stats.num_anchors`,
+as the trainer does. In one process they work as well.
 
 Legend: B rows of this process, N of all, V views, D embedding.
 """
@@ -85,8 +85,9 @@ def contrast(
         else:
             x, ys, num_ids = _ids(labels, num)
             found, has = _class_term(scaled, c, x, ys, num_ids, own)
+            itself = () if own is None else (own,)
             masks = [
-                Mask(exclude=(own,) if own is not None and source == here else (), differ=((x, y),) if decoupled else ())
+                Mask(exclude=itself if source == here else (), differ=((x, y),) if decoupled else ())
                 for source, y in enumerate(ys)
             ]
         bounded = 1.0 / number <= BOUND

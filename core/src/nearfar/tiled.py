@@ -72,24 +72,25 @@ def log_sum_exp(
 
 @torch.compiler.disable()
 def frozen_log_sum_exp(
-    a_BD: Tensor, c_KD: Tensor, *, normalize: bool, bounded: bool = False, tile: int | None = None
+    a_BD: Tensor, c_KD: Tensor, mask: Mask, *, normalize: bool, bounded: bool = False, tile: int | None = None
 ) -> Tensor:
     """log sum_j exp(a_i . c_j) over candidates without gradient, cast and normalised a chunk at a time.
 
     Args:
         a_BD: anchors [B, D].
         c_KD: candidates [K, D] of any float type, for instance a queue; read, never copied as a whole.
+        mask: pairs left out.
         normalize: divide candidates by their norm.
         bounded: every |a_i . c_j| is at most 60.
         tile: rows of a tile; None chooses.
 
     Returns:
-        [B]; -inf when K is 0.
+        [B]; -inf where there is no pair.
 
     Notes:
         4 B K D FLOP forward with gradient, 2 without, none backward; memory O(B D + tile).
     """
-    return _Frozen.apply(a_BD, c_KD, normalize, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
+    return _Frozen.apply(a_BD, c_KD, mask, normalize, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
 
 
 class _Refuse(Function):
@@ -245,20 +246,21 @@ class _Rows(Function):
         mean_a = torch.zeros_like(c) if weight is not None and need_c else None
         for rows in spans(num, rows_a_strip):
             part = slice(*rows)
-            e = buffer.view(rows[1] - rows[0], width)
-            torch.mm(a[part], c.t(), out=e)
-            if not mask.hide_(e, rows, (0, width), (rows_a_strip, width)):
-                e.fill_(MINUS_INF)
-            shift = None if bounded else e.amax(1)
+            columns = mask.reach(rows, width)
+            near = c[slice(*columns)]
+            e = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
+            torch.mm(a[part], near.t(), out=e)
+            mask.hide_all_(e, rows, columns)
+            shift = None if bounded or not e.shape[1] else e.amax(1)
             if shift is not None:
                 e.sub_(shift.masked_fill(shift == MINUS_INF, 0.0).unsqueeze(1))
             total = e.exp_().sum(1)
             result[part] = total.log() if shift is None else total.log() + shift
             inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
             if mean_c is not None:
-                torch.mm(e, c, out=mean_c[part]).mul_(inverse.unsqueeze(1))
+                torch.mm(e, near, out=mean_c[part]).mul_(inverse.unsqueeze(1))
             if mean_a is not None and weight is not None:
-                mean_a.addmm_(e.t(), a[part] * inverse.mul_(weight[part]).unsqueeze(1))
+                mean_a[slice(*columns)].addmm_(e.t(), a[part] * inverse.mul_(weight[part]).unsqueeze(1))
         ctx.save_for_backward(a, c, result, mean_c, mean_a, weight)
         ctx.options = (mask, bounded)
         return result
@@ -289,7 +291,7 @@ def common_factor(grad: Tensor, weight: Tensor) -> Tensor | None:
 
 class _Frozen(Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, c: Tensor, normalize: bool, bounded: bool, size: int) -> Tensor:
+    def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, normalize: bool, bounded: bool, size: int) -> Tensor:
         need = ctx.needs_input_grad[0]
         width = min(2 * size, max(1, c.shape[0]))
         buffer = Buffer(size * width, a)
@@ -303,24 +305,28 @@ class _Frozen(Function):
             for i0, i1 in spans(a.shape[0], size):
                 e = buffer.view(i1 - i0, j1 - j0)
                 torch.mm(a[i0:i1], chunk.t(), out=e)
+                if not mask.hide_(e, (i0, i1), (j0, j1), (size, width)):
+                    continue
                 if not bounded:
                     new = torch.maximum(peak[i0:i1], e.amax(1))
-                    old = torch.exp(peak[i0:i1] - new)
+                    shift = new.masked_fill(new == MINUS_INF, 0.0)  # nothing yet: exp(-inf) = 0, not NaN
+                    old = torch.exp(peak[i0:i1] - shift)
                     total[i0:i1] *= old
                     if mean is not None:
                         mean[i0:i1] *= old.unsqueeze(1)
                     peak[i0:i1] = new
-                    e.sub_(new.unsqueeze(1))
+                    e.sub_(shift.unsqueeze(1))
                 total[i0:i1] += e.exp_().sum(1)
                 if mean is not None:
                     mean[i0:i1].addmm_(e, chunk)
         if mean is not None:
             mean.div_(total.clamp_min(torch.finfo(total.dtype).tiny).unsqueeze(1))
-        ctx.save_for_backward(mean)
-        return total.log() + peak
+        result = total.log() if bounded else total.log() + peak
+        ctx.save_for_backward(mean, result == MINUS_INF)
+        return result
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (mean,) = ctx.saved_tensors
-        return mean * grad.unsqueeze(1), None, None, None, None
+        mean, empty = ctx.saved_tensors
+        return mean * grad.masked_fill(empty, 0.0).unsqueeze(1), None, None, None, None, None

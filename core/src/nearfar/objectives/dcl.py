@@ -85,9 +85,8 @@ def dcl(
     options |= {"denominator": "negatives", "with_stats": with_stats or "counts"}
     turns = num_views * num_local if symmetric else num_local
     if queue is not None:
-        rows = torch.arange(turns, device=z.device)
         other = z.roll(num_local, 0)[:turns]
-        loss, stats = contrast(z[:turns], other, targets=rows, group=(rows, rows), extra=(queue,), **options)
+        loss, stats = contrast(z[:turns], own_positive=other.unsqueeze(1), extra=(queue,), **options)
     elif gathered is None and symmetric:
         form: dict[str, Any] = {"targets": place.partner()} if num_views == 2 else {"labels": place.sample()}
         loss, stats = contrast(z, directions="self", **form, **options)

@@ -72,13 +72,12 @@ def info_nce(
     expect(queue is not None or in_batch, "queue", "a tensor [K, D] (or in_batch=True)", queue)
     expect(gathered is None or in_batch, "gathered", "none without in_batch", "a tensor")
     expect(gathered is not None or offset == 0, "offset", "0 without gathered", offset)
+    options: dict[str, Any] = {"temperature": temperature, "reduction": reduction, "tile": tile}
+    options |= {"extra": () if queue is None else (queue,), "with_stats": with_stats}
+    if not in_batch:
+        return contrast(query, own_positive=key.unsqueeze(1), **options)
     rows = torch.arange(query.shape[0], device=query.device)
-    return contrast(
-        query, key if gathered is None else gathered, targets=rows + offset,
-        group=None if in_batch else (rows, rows),  # a query meets its own key only
-        extra=() if queue is None else (queue,), temperature=temperature, reduction=reduction, tile=tile,
-        with_stats=with_stats,
-    )  # fmt: skip
+    return contrast(query, key if gathered is None else gathered, targets=rows + offset, **options)
 
 
 class InfoNCE(nn.Module):
