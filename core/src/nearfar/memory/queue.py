@@ -6,18 +6,16 @@ Letters: K capacity, N pushed rows, D width of a field.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nearfar.checks import expect
-
-Field = int | tuple[int, torch.dtype]
+from nearfar.memory._fields import Field, Fields
 
 
-class Queue(nn.Module):
+class Queue(Fields):
     """The newest `size` rows of one or more aligned fields, the oldest overwritten first.
 
         queue = Queue(4096, key=128, label=(0, torch.long))
-        loss = info_nce(query, key, extra=(queue.view("key"),)); loss.backward(); optimiser.step()
+        loss = info_nce(query, key, queue.view("key")); loss.backward(); optimiser.step()
         queue.push(key=key, label=label)
 
     Args:
@@ -35,17 +33,8 @@ class Queue(nn.Module):
     """
 
     def __init__(self, size: int, **fields: Field) -> None:
-        super().__init__()
-        expect(size >= 1, "size", "1 or more rows", size)
-        expect(len(fields) >= 1, "fields", "at least one, as name=width", "none")
+        super().__init__(size, fields, reserved=("pointer", "filled"))
         self.size = size
-        self.fields = tuple(fields)
-        for name, field in fields.items():
-            width, dtype = (field, torch.float32) if isinstance(field, int) else field
-            free = not hasattr(self, name) and not name.startswith("_") and name not in ("pointer", "filled")
-            expect(free, "fields", "names that a module does not use itself", name)
-            expect(width >= 0, f"field {name!r}", "a width of 0 or more", width)
-            self.register_buffer(name, torch.zeros(size, *([width] if width else []), dtype=dtype))
         for name in ("pointer", "filled"):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
         self._read_counts()
@@ -69,13 +58,7 @@ class Queue(nn.Module):
             ValueError: missing or unknown fields, unequal N, another width.
             TypeError: another dtype.
         """
-        self._expect_fields(set(rows), set(self.fields))
-        num = len(rows[self.fields[0]]) if rows[self.fields[0]].ndim else 0
-        for name, new in rows.items():
-            stored = self.get_buffer(name)
-            expect(new.shape == (num, *stored.shape[1:]), f"push {name}",
-                   f"shape {(num, *stored.shape[1:])}, N of {self.fields[0]!r}", tuple(new.shape))  # fmt: skip
-            expect(new.dtype == stored.dtype, f"push {name}", str(stored.dtype), new.dtype, TypeError)
+        num = self._check_rows("push", rows)
         kept = min(num, self.size)
         start = (self._pointer + num - kept) % self.size
         first = min(kept, self.size - start)
@@ -95,18 +78,10 @@ class Queue(nn.Module):
         self.get_buffer("pointer").zero_()
         self.get_buffer("filled").zero_()
 
-    def _expect_fields(self, received: set[str], expected: set[str]) -> None:
-        known = set(self.fields)
-        expect(received == expected and received <= known, "queue fields", str(sorted(self.fields)), sorted(received))
-
     def _read_counts(self) -> None:
         # Python numbers beside the buffers, so that neither push nor view waits for a device
         self._pointer = int(self.get_buffer("pointer"))
         self._filled = int(self.get_buffer("filled"))
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
-        self._read_counts()
 
     def extra_repr(self) -> str:
         return f"size={self.size}, filled={self._filled}, fields={list(self.fields)}"

@@ -1,0 +1,13 @@
+"""Which stored embeddings serve as negatives, how hard they are, and harder ones mixed from them.
+
+Everything here is without gradient: the results are constants that an objective contrasts with, as `per_anchor`
+vectors, as a `denominator` mask or as a `log_weight`. Vectors are compared by cosine, whatever their length.
+"""
+
+from nearfar.negatives.choose import Hardest, between, distance_weights, draw, hardest, quantile_band, semi_hard
+from nearfar.negatives.mix import mix_pairs, mix_with_query, mochi
+
+__all__ = [
+    "Hardest", "between", "distance_weights", "draw", "hardest", "mix_pairs", "mix_with_query", "mochi",
+    "quantile_band", "semi_hard",
+]  # fmt: skip
