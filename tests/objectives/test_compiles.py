@@ -21,7 +21,8 @@ ROWS = 300
 def test_compiled_equals_eager() -> None:
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["NTXent", "SupCon", "DCL", "InfoNCE", "CLIP", "SigLIP"]
+    names = ["NTXent", "SupCon", "DCL", "InfoNCE", "CLIP", "RankedCLIP", "SigLIP", "Debiased"]
+    assert done.stdout.split() == names
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -36,7 +37,9 @@ def main() -> None:
         (objectives.DCL(0.3), (two,), {}),
         (objectives.InfoNCE(0.3), (a, b), {"queue": draw(ROWS, 4, seed=2).detach()}),
         (objectives.CLIP(0.3, learnable_temperature=True), (a, b), {}),
+        (objectives.RankedCLIP(0.3), (a, b, torch.linspace(1, 100, ROWS)), {}),
         (objectives.SigLIP(), (a, b), {}),
+        (objectives.Debiased(0.1, 0.5), (two,), {}),
     ]
     for module, arguments, options in calls:
         leaves = [x for x in arguments if x.requires_grad] + list(module.parameters())

@@ -21,6 +21,8 @@ def clip(
     *,
     temperature: float | Tensor = 0.07,
     scale: float | Tensor | None = None,
+    weight: Tensor | None = None,
+    ids: Tensor | tuple[Tensor, Tensor] | None = None,
     gathered: tuple[Tensor, Tensor] | None = None,
     offset: int = 0,
     reduction: str = "mean",
@@ -29,12 +31,15 @@ def clip(
 ) -> Any:
     """Symmetric cross-entropy between two sets whose rows belong together, for instance images and their captions.
 
-    L = 1/(2B) sum_i [ -log softmax_j(cos(a_i, b_j) / t)_i - log softmax_j(cos(b_i, a_j) / t)_i ]
+    L = 1/(2B) sum_i w_i [ -log softmax_j(cos(a_i, b_j) / t)_i - log softmax_j(cos(b_i, a_j) / t)_i ]
 
     Args:
         a, b: [B, D] each; row i of one belongs to row i of the other.
         temperature: t; a number, or a tensor [] that gets a gradient.
         scale: 1 / t, given instead of the temperature.
+        weight: w [B], non-negative, without gradient; None: 1.
+        ids: what a pair stands for (a caption's text, an item's number), [B], or ([B], [N]) with gathered; two pairs of
+            equal ids are no negatives of each other. None: every other pair is.
         gathered: (a, b) [N, D] each of all processes; pass the results of a differentiable gather.
         offset: where this process's rows begin among the N gathered.
         reduction: "mean" (of the two directions' means), "sum" (half of the two sums) or "none" ([2 B], a then b).
@@ -70,6 +75,7 @@ def clip(
         temperature = 1.0 / scale
     rows = torch.arange(a.shape[0], device=a.device)
     shared: dict[str, Any] = {"temperature": temperature, "reduction": reduction, "tile": tile}
+    shared |= {"anchor_weight": weight, "ignore": ids}
     if gathered is None:
         expect(offset == 0, "offset", "0 without gathered", offset)
         return contrast(a, b, targets=rows, directions="both", **shared, with_stats=with_stats)
@@ -115,10 +121,13 @@ class CLIP(nn.Module):
         a: Tensor,
         b: Tensor,
         *,
+        weight: Tensor | None = None,
+        ids: Tensor | tuple[Tensor, Tensor] | None = None,
         gathered: tuple[Tensor, Tensor] | None = None,
         offset: int = 0,
         with_stats: bool = False,
     ) -> Any:
         return clip(
-            a, b, temperature=self.tau(), gathered=gathered, offset=offset, tile=self.tile, with_stats=with_stats
-        )
+            a, b, temperature=self.tau(), weight=weight, ids=ids, gathered=gathered, offset=offset, tile=self.tile,
+            with_stats=with_stats,
+        )  # fmt: skip
