@@ -32,6 +32,17 @@ class Liar(Toy):
         self.cache = "exact"
 
 
+class Blamer(Toy):
+    """Batch normalisation is not the only thing that mixes its samples."""
+
+    def __init__(self) -> None:
+        super().__init__(norm="batch")
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        z = super().encode(batch)["embedding"]
+        return {"embedding": z - 0.5 * z.mean(0)}
+
+
 class Writer(Toy):
     def __init__(self) -> None:
         super().__init__(centre=True)
@@ -77,6 +88,7 @@ class Idle(Toy):
     ("method", "message"),
     [
         (Liar, "cache is not exact"),
+        (Blamer, "cache is not exact"),
         (Writer, "encode and loss change"),
         (Global, "two calls with the same randomness differ"),
         (Contextual, "depends on its batch"),

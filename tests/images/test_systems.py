@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from nearfar import catalog, plugin
@@ -12,7 +13,7 @@ from nearfar.recipe import fingerprint, read, save, update
 
 IMAGES = plugin.load("images")
 RECIPES = sorted(IMAGES.recipes())
-OURS = {"simclr": 6, "supcon": 6, "dcl": 5, "moco": 4}
+OURS = {"simclr": 6, "supcon": 6, "dcl": 5, "moco": 4, "gradcache": 5}
 
 
 def test_cards_and_recipes_load_no_torch():
@@ -89,8 +90,22 @@ def test_moco_imagenet_is_the_papers():
     assert method.queue % recipe.trainer.batch_size == 0
 
 
-@pytest.mark.parametrize("name", ["simclr_digits", "supcon_digits", "dcl_digits", "dclw_digits", "moco_digits"])
+@pytest.mark.parametrize(
+    "name", ["simclr_digits", "supcon_digits", "dcl_digits", "dclw_digits", "moco_digits", "gradcache_digits"]
+)
 def test_demonstrations_never_mirror_a_digit(name):
     views = IMAGES.recipe(name).views
     assert views.flip == views.vertical_flip == 0
     assert views.rotate < math.pi / 4  # 6 stays 6
+
+
+def test_gradcache_has_no_batch_normalisation_and_several_chunks(tmp_path):
+    from nearfar.data import ArraySource, Data
+    from nearfar_images import pipeline
+
+    source = ArraySource(np.zeros((300, 8, 8, 1), dtype=np.uint8), np.arange(300) % 10, name="toy")
+    for name in ("gradcache", "gradcache_digits"):
+        recipe = IMAGES.recipe(name)
+        assert 0 < 4 * recipe.trainer.cache <= recipe.trainer.batch_size
+    _, method = pipeline.build(recipe, Data(train=source, test=source))
+    assert method.cache == "exact"

@@ -154,6 +154,8 @@ class EncoderConfig:
     """first width of the small convolutional net"""
     dim: int = 128
     """width of the tiny vision transformer and of the convolutional net's features"""
+    norm: Literal["batch", "group"] = "batch"
+    """of the convolutional net; group: rows that do not depend on their batch, as trainer.cache needs"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +229,10 @@ class TrainerConfig:
     """samples an optimiser step sees, over all processes and accumulated parts together"""
     accumulate: int = 1
     """parts a batch is cut into; candidates are those of the same part"""
+    cache: int = 0
+    """samples a process encodes at a time, with the loss and gradient of the whole batch; 0: all at once"""
+    cache_batch_norm: Literal["refuse", "chunk", "freeze"] = "refuse"
+    """of an encoder whose batch is cached: chunk: statistics of each chunk, inexact; freeze: the running statistics"""
     drop_last: bool = True
     """leave out a last batch that is smaller than the others"""
     seed: int = 0
@@ -261,8 +267,15 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "keep", "log_every"):
             expect(getattr(self, name) >= 1, f"trainer.{name}", "1 or more", getattr(self, name))
-        for name in ("max_steps", "clip_norm", "checkpoint_every", "evaluate_every", "patience", "max_bad_steps"):
+        for name in (
+            "max_steps", "cache", "clip_norm", "checkpoint_every", "evaluate_every", "patience", "max_bad_steps"
+        ):  # fmt: skip
             expect(getattr(self, name) >= 0, f"trainer.{name}", "0 or more", getattr(self, name))
+        expect(
+            self.cache == 0 or self.accumulate == 1,
+            "trainer.accumulate", "1 with trainer.cache, which bounds memory already and keeps every candidate",
+            self.accumulate,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +342,8 @@ class ContrastConfig(MethodConfig):
     """each view takes its turn as the query"""
     predictor: HeadConfig = field(default_factory=lambda: HeadConfig(kind="none"))
     """on the query side only"""
+    candidates: Literal["gather", "ring"] = "gather"
+    """over several processes: hold the candidates of all, or let blocks of them travel (nearfar.ring)"""
     shuffle_keys: bool = False
     """the key encoder sees its batch in another order over several processes, against leaks through batch statistics"""
 
@@ -342,8 +357,14 @@ class ContrastConfig(MethodConfig):
             "method.queue", "0 when key_encoder is 'shared', since a queue needs keys without gradient", self.queue,
         )  # fmt: skip
         expect(
-            self.loss == "info_nce" or self.key_encoder == "shared",
-            "method.loss", f"'info_nce' with key_encoder {self.key_encoder!r}", self.loss,
+            (self.loss == "info_nce") == (self.key_encoder != "shared"),
+            "method.loss", "'info_nce' exactly with a key encoder of its own, 'ema' or 'frozen'",
+            f"{self.loss!r} with key_encoder {self.key_encoder!r}",
+        )  # fmt: skip
+        plain = self.vmf_sigma == 0 and self.positives == "mean" and self.queue == 0
+        expect(
+            self.candidates == "gather" or plain,
+            "method.candidates", "'gather' with vmf_sigma, positives 'sum' or a queue", self.candidates,
         )  # fmt: skip
         expect(self.pairs == "views" or self.loss == "supcon", "method.loss", "'supcon' with pairs 'labels'", self.loss)
 

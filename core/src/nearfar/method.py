@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from nearfar.batch import Batch, View
 from nearfar.rng import Rng
 
+# How `Method.cache` begins where batch statistics are the only reason; `trainer.cache_batch_norm` may overrule it.
+BATCH_NORM = "no: batch normalisation"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -111,6 +114,10 @@ class Method(nn.Module):
         cache: "exact" when every row of `encode` depends on its own sample only, else "no: <reason>".
         shard: "batch" when several processes may each take a part of a batch; "none" refuses more than one.
         outputs: names that `features` answers to.
+
+    `cache` says whether `trainer.cache` may encode a batch in chunks; `views`, `targets` and `loss` see the whole batch
+    anyhow. The trainer tries "exact" on the first batch, and asks that `update` is `engine.minimize`. A reason that
+    begins with BATCH_NORM may be overruled by `trainer.cache_batch_norm`.
     """
 
     cache: str = "no: not declared"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar import distributed
+from nearfar import distributed, ring
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.config import ContrastConfig
@@ -98,6 +98,8 @@ class Contrast(Method):
         z_VBD = z["embedding"].transpose(0, 1)
         if self.teacher is not None:
             loss, stats = self._against_keys(z_VBD, targets["key"].transpose(0, 1))
+        elif self._ring:
+            loss, stats = self._around(z_VBD, batch)
         else:
             gathered, offset = self._gathered(z_VBD, batch)
             if self.config.pairs == "labels":
@@ -111,6 +113,17 @@ class Contrast(Method):
         if isinstance(getattr(self.objective, "temperature", None), Tensor):
             terms.log(temperature=self.objective.temperature)
         return terms
+
+    @property
+    def _ring(self) -> bool:
+        return self.config.candidates == "ring" and distributed.world() > 1
+
+    def _around(self, z_VBD: Tensor, batch: Batch) -> tuple[Tensor, Any]:
+        """The objective with candidates that travel instead of being gathered."""
+        options: dict[str, Any] = {"temperature": self.objective.temperature, "with_stats": True}
+        if self.config.pairs == "labels":
+            return ring.supcon(z_VBD, batch["label"], **options)
+        return (ring.dcl if self.config.loss == "dcl" else ring.nt_xent)(z_VBD, **options)
 
     def _gathered(self, z_VBD: Tensor, batch: Batch) -> tuple[Any, int]:
         """Candidates of all processes [V, N, D] (with their labels) and where this process's rows begin."""
@@ -132,6 +145,12 @@ class Contrast(Method):
         total, stats = None, None
         for q, k in pairs:
             key = key_VBD[k]
+            if self._ring:
+                part, stats = ring.info_nce(
+                    query_VBD[q], key, temperature=self.objective.temperature, with_stats=True  # type: ignore[arg-type]
+                )
+                total = part if total is None else total + part
+                continue
             # Until the queue holds something, the other keys of the batch are the negatives.
             gathered = distributed.gather(key, grad=False) if bank is None else None
             offset = distributed.offset(key.shape[0]) if bank is None else 0

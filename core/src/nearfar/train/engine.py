@@ -1,9 +1,10 @@
-"""One optimiser step, whole: precision, accumulation, reduction over processes, clipping, and what is not applied."""
+"""One optimiser step, whole: precision, accumulation, cache, reduction, clipping, and what is not applied."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from nearfar import distributed
 from nearfar.batch import Batch, split
 from nearfar.batch import size as batch_size
+from nearfar.checks import expect
 from nearfar.config import OptimiserConfig, TrainerConfig
+from nearfar.gradcache import GradCache
 from nearfar.method import Method, Progress, Terms
 from nearfar.schedules import Schedule, scaled_lr
-from nearfar.train import optim
+from nearfar.train import cache, optim
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +30,7 @@ class Engine:
     Args:
         accelerator: device, precision and process group.
         method: the system.
-        config: clipping, accumulation, precision.
+        config: clipping, accumulation, cache, precision.
         optimiser: options of every optimiser of the method.
         steps: optimiser steps of the whole run; steps_per_epoch: of one pass.
         features: extracts features of the whole data, for `on_epoch`.
@@ -64,6 +67,12 @@ class Engine:
             # since the constructor's argument has had two names.
             self.wrapped.broadcast_buffers = False
         self.optimisers = dict(zip(built, prepared[1:], strict=True))
+        self.cache = GradCache(
+            partial(self.call, "encode"),
+            wrapper=self.wrapped,
+            batch_norm="chunk" if config.cache_batch_norm == "chunk" else "refuse",
+        )
+        self._probed = False
 
     # -- what a Method may call ----------------------------------------------------------------------------------------
 
@@ -73,32 +82,24 @@ class Engine:
 
     def minimize(self, method: Method, batch: Batch) -> Terms:
         """One optimiser step on encode -> loss; `after_update` follows when the step was applied."""
-        parts = (
-            split(batch, _chunk(batch_size(batch), self.config.accumulate)) if self.config.accumulate > 1 else [batch]
-        )
-        with torch.no_grad():
-            targets = [self.call("targets", part, self.progress) for part in parts]
-        outputs, terms = [], Terms()
-        for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                z, terms = self.call("terms", part, targets[i], self.progress)
-                self.backward(terms, share=1 / len(parts))
-            outputs.append({name: value.detach() for name, value in z.items()})
+        if self.config.cache and not self._probed:
+            self._probe(batch)
+        sizes = cache.chunk_sizes(batch_size(batch), self.config.cache)
+        z, targets, terms = self._plain(batch) if len(sizes) == 1 else self._cached(batch, sizes)
         self.step()
-        z, merged = _merge(outputs), _merge(targets)
         self.embedding = z.get("embedding")
         if self.applied:
             with torch.no_grad():
-                method.after_update(z, merged, self.progress)
+                method.after_update(z, targets, self.progress)
         return terms
 
-    def backward(self, terms: Terms, *, name: str = "main", share: float = 1.0) -> None:
+    def backward(self, terms: Terms, *, name: str = "main") -> None:
         """Backward of the terms as one loss over all processes; nothing flows back from a non-finite one."""
-        total = self._reduce(terms)
-        self.applied = bool(torch.isfinite(torch.tensor(self.reduced["loss"])))
-        if self.applied:
-            self.accelerator.backward(total * share)
+        expect(
+            self.config.cache == 0,
+            "trainer.cache", f"0, since {type(self.method).__name__} makes its own updates", self.config.cache,
+        )  # fmt: skip
+        self._backward(terms, self.accelerator.backward)
 
     def step(self, name: str = "main") -> bool:
         """Clips, steps and zeroes one optimiser; False when loss or gradient were not finite."""
@@ -121,6 +122,47 @@ class Engine:
             self.applied = finite and not optimiser.step_was_skipped
         optimiser.zero_grad(set_to_none=True)
         return self.applied
+
+    # -- the gradient of a batch ---------------------------------------------------------------------------------------
+
+    def _plain(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any], Terms]:
+        """Embeddings, targets and last terms of a batch whose gradients are now in place, part by part."""
+        num = self.config.accumulate
+        parts = split(batch, _chunk(batch_size(batch), num)) if num > 1 else [batch]
+        with torch.no_grad():
+            targets = [self.call("targets", part, self.progress) for part in parts]
+        outputs, terms = [], Terms()
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                z, terms = self.call("terms", part, targets[i], self.progress)
+                self._backward(terms, self.accelerator.backward, share=1 / len(parts))
+            outputs.append({name: value.detach() for name, value in z.items()})
+        return _merge(outputs), _merge(targets), terms
+
+    def _cached(self, batch: Batch, sizes: list[int]) -> tuple[dict[str, Tensor], dict[str, Any], Terms]:
+        """The same through the gradient cache: one loss over the whole batch, the graph of one chunk at a time."""
+        with torch.no_grad():
+            targets = self.call("targets", batch, self.progress)
+        z = self.cache(split(batch, sizes))
+        with self.cache.no_sync():
+            terms = self.call("loss", z, batch, targets, self.progress)
+        self._backward(terms, partial(self.cache.backward, backward=self.accelerator.backward))
+        return {name: value.detach() for name, value in z.items()}, targets, terms
+
+    def _probe(self, batch: Batch) -> None:
+        """Before the first update: tries what the method declares, and holds batch norms still where asked."""
+        norms = cache.probe(self.method, partial(self.call, "encode"), batch, self.config)
+        if self.config.cache_batch_norm == "freeze":
+            self.frozen += norms
+            self.train_mode()
+        self._probed = True
+
+    def _backward(self, terms: Terms, run: Callable[[Tensor], Any], share: float = 1.0) -> None:
+        total = self._reduce(terms)
+        self.applied = bool(torch.isfinite(torch.tensor(self.reduced["loss"])))
+        if self.applied:
+            run(total * share)
 
     # -- reduction -----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from nearfar.recipe import Recipe, save
 from nearfar.rng import Rng
 from nearfar.samplers import Sampler, Shuffle
 from nearfar.train import checkpoint, finish, identity, randomness, state
+from nearfar.train.cache import expect_cacheable
 from nearfar.train.device import accelerator as make_accelerator
 from nearfar.train.engine import Engine
 from nearfar.train.progress import Bar, figures
@@ -139,6 +140,7 @@ class Trainer:
             f"at least one sample a process and part ({distributed.world()} x {config.accumulate}) in every batch "
             "(see also trainer.drop_last)", self._smallest,
         )  # fmt: skip
+        expect_cacheable(self.method, config)
         name = self.recipe.name if self.recipe else type(self.method).__name__.lower()
         self.run = Run(distributed.broadcast(str(path or new_folder(name))))
         found = checkpoint.newest(self.run.path / "checkpoints")

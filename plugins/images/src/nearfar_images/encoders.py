@@ -161,7 +161,7 @@ def _own(name: str, config: EncoderConfig, shape: tuple[int, ...]) -> Encoder:
     from nearfar.models import ConvNet, TinyViT
 
     if name == "convnet":
-        model: nn.Module = ConvNet(shape[0], width=config.width, dim=config.dim)
+        model: nn.Module = ConvNet(shape[0], width=config.width, dim=config.dim, norm=config.norm)
     else:
         expect(shape[1] == shape[2], "encoder 'tiny-vit'", "square images", shape)
         model = TinyViT(shape[0], shape[1], dim=config.dim)
