@@ -17,12 +17,13 @@ from nearfar.config import (
     ImageViewConfig,
     MethodConfig,
     OptimiserConfig,
+    SamplerConfig,
     TrainerConfig,
 )
 
 CONFIGS = [
     DataConfig, ImageViewConfig, EncoderConfig, MethodConfig, OptimiserConfig, TrainerConfig, EvaluateConfig,
-    HeadConfig, ContrastConfig,
+    HeadConfig, ContrastConfig, SamplerConfig,
 ]  # fmt: skip
 
 # Every check of every config, each with the least wrong value on either side.
@@ -66,6 +67,8 @@ WRONG = [
         (TrainerConfig, {name: -1}, f"trainer.{name}")
         for name in ("max_steps", "clip_norm", "checkpoint_every", "evaluate_every", "patience", "max_bad_steps")
     ],
+    (SamplerConfig, {"num_per_class": 0}, "sampler.num_per_class"),
+    (SamplerConfig, {"nums": (2, 3)}, "sampler.nums"),
     (EvaluateConfig, {"num_neighbours": 0}, "evaluate.num_neighbours"),
     (EvaluateConfig, {"per_class": 0}, "evaluate.per_class"),
     *[(EvaluateConfig, {"confidence": v}, "evaluate.confidence") for v in (0.0, 1.0)],

@@ -55,6 +55,19 @@ def words(*parts: object) -> list[str]:
     return ["images", *map(str, parts)]
 
 
+def test_a_sampler_is_chosen_by_flags(tmp_path, capsys):
+    flags = [*SMALL, "--trainer.max-steps", 2, "--trainer.batch-size", 40, "--trainer.output", tmp_path / "r"]
+    assert main(words("train", "supcon_digits", *flags, "--sampler.kind", "per-class")) == 0
+    assert read(tmp_path / "r" / "recipe.json")[1]["sampler"]["kind"] == "per-class"
+    loaded = pipeline.load_run(tmp_path / "r")
+    sampler = pipeline.make_sampler(loaded.recipe.sampler, digits(), 40)
+    for batch in sampler.batches(0):
+        labels = digits().labels[batch]
+        assert np.bincount(labels, minlength=10).tolist() == [4] * 10
+    assert main(words("train", "supcon_digits", *flags, "--sampler.kind", "single-group")) != 0
+    assert "sampler.column: expected a column of" in capsys.readouterr().err.replace("\n", " ")
+
+
 # -- train -------------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,39 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Which samples stand together in a batch of trainer.batch_size."""
+
+    kind: Literal[
+        "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "no-duplicates"
+    ] = "shuffle"
+    """every sample once; so many a class; so many a node of every level; drawn by class size; each batch from one
+    group; each batch from all groups; no two samples of a batch with the same key"""
+    column: str = ""
+    """the source's column of labels, paths, groups or keys; empty: label, path, group or key, as the kind asks"""
+    num_per_class: int = 4
+    """of per-class; the batch size is a multiple of it"""
+    nums: tuple[int, ...] = ()
+    """of hierarchical: nodes per parent on every level and samples per node; their product is the batch size"""
+    balance: Literal["instance", "class", "sqrt", "effective", "progressive"] = "class"
+    """of balanced: shares as they are, equal, by the root of a class's size, by its effective number, or from instance
+    to class over the run"""
+    beta: float = 0.9999
+    """of the effective number"""
+    power: float = 1.0
+    """of groups: batches, or places, in proportion to a group's size to this power; 0: alike"""
+    order: Literal["shuffle", "interleave"] = "shuffle"
+    """of the batches of single-group"""
+    length: Literal["total", "shortest", "longest"] = "total"
+    """of an epoch of mixed-groups: as many samples as there are, or until a group is through"""
+
+    def __post_init__(self) -> None:
+        expect(self.num_per_class >= 1, "sampler.num_per_class", "1 or more", self.num_per_class)
+        expect((self.kind == "hierarchical") == bool(self.nums), "sampler.nums", "numbers exactly with kind "
+               "'hierarchical'", self.nums)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageViewConfig:
     """Random views of an image; a probability or range of zero switches a step off."""
 

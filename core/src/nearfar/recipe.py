@@ -23,6 +23,7 @@ from nearfar.config import (
     ImageViewConfig,
     MethodConfig,
     OptimiserConfig,
+    SamplerConfig,
     TrainerConfig,
 )
 
@@ -38,6 +39,7 @@ class Recipe:
     """registered name, "plugin/recipe"; the plugin's catalogue finds the recipe's function by it"""
     method: MethodConfig
     data: DataConfig = field(default_factory=DataConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     views: ImageViewConfig = field(default_factory=ImageViewConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from nearfar.data.arrays import ArraySource, open_arrays
+from nearfar.data.concat import Concat
 from nearfar.data.digits import digits
 from nearfar.data.folder import ImageFiles, ImageFolder, open_folder
 from nearfar.data.loader import Loader
 from nearfar.data.memorymap import MemoryMap, memory_map
 from nearfar.data.open import open_data, view_size
-from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults, labels_of, whole
+from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults, column, labels_of, whole
 from nearfar.data.split import holdout, without_test
 from nearfar.data.wrapped import Wrapped
 
 __all__ = [
     "ArraySource",
     "BadSample",
+    "Concat",
     "Data",
     "Fault",
     "ImageFiles",
@@ -25,6 +27,7 @@ __all__ = [
     "Subset",
     "TooManyFaults",
     "Wrapped",
+    "column",
     "digits",
     "holdout",
     "labels_of",

@@ -137,6 +137,23 @@ class Subset:
         return digest(self.source.fingerprint(), self.positions)
 
 
+def column(source: Source, name: str) -> np.ndarray:
+    """A column of a source, one value or row a sample, known without reading samples: "label", or what it names.
+
+    Sources with more columns than labels have a method `column(name)`; a Subset passes on its part.
+
+    Raises:
+        ValueError: the source has no such column.
+    """
+    if name == "label" and source.labels is not None:
+        return source.labels
+    if isinstance(source, Subset):
+        return column(source.source, name)[source.positions]
+    found = getattr(source, "column", lambda _: None)(name)
+    expect(found is not None, "sampler.column", f"a column of {source.name}", name)
+    return np.asarray(found)
+
+
 def whole(source: Source) -> Source:
     """The source under nested subsets, where a sample's `index` is its position."""
     while isinstance(source, Subset):

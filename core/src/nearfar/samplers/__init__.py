@@ -14,10 +14,11 @@ from nearfar.samplers.balanced import Balanced, Weighted
 from nearfar.samplers.base import Sampler
 from nearfar.samplers.classes import Hierarchical, PerClass
 from nearfar.samplers.grouped import MixedGroups, SingleGroup, groups_of
+from nearfar.samplers.make import make_sampler
 from nearfar.samplers.order import Sequential, Shuffle
 from nearfar.samplers.unique import NoDuplicates, hash_keys
 
 __all__ = [
     "Balanced", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential", "Shuffle",
-    "SingleGroup", "Weighted", "groups_of", "hash_keys",
+    "SingleGroup", "Weighted", "groups_of", "hash_keys", "make_sampler",
 ]  # fmt: skip

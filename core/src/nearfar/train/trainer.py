@@ -75,7 +75,8 @@ class Trainer:
         self.sampler = sampler or Shuffle(
             len(self.data.train), self.config.batch_size, seed=self.config.seed, drop_last=self.config.drop_last
         )
-        rest = len(self.data.train) % self.config.batch_size if not self.config.drop_last and sampler is None else 0
+        whole = isinstance(self.sampler, Shuffle) and not self.config.drop_last
+        rest = len(self.data.train) % self.config.batch_size if whole else 0
         self._smallest = rest or self.config.batch_size
         steps = self.config.epochs * self.sampler.num_batches(0)
         self.steps = min(steps, self.config.max_steps) if self.config.max_steps else steps

@@ -24,7 +24,7 @@ from nearfar.evaluate import Score, evaluate_embedding
 from nearfar.method import Method, Views
 from nearfar.plugin import load_recipe
 from nearfar.recipe import Recipe, read, update
-from nearfar.samplers import Shuffle
+from nearfar.samplers import Sampler, make_sampler
 from nearfar.train import Run, Trainer, checkpoint
 from nearfar.train.features import extract
 from nearfar.views import ImageViews
@@ -97,8 +97,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
     """
     data = open_images(recipe.data) if data is None else data
     config, train = recipe.trainer, data.train
-    per_epoch = Shuffle(len(train), config.batch_size, config.seed, config.drop_last).num_batches(0)
-    steps = config.epochs * per_epoch
+    steps = config.epochs * _sampler(recipe, train).num_batches(0)
     info = DataInfo(
         num_samples=len(train),
         num_classes=train.num_classes,
@@ -106,6 +105,13 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
         steps=min(steps, config.max_steps or steps),
     )
     return data, build_method(resolve(recipe, train), info)
+
+
+def _sampler(recipe: Recipe, source: Source) -> Sampler:
+    config = recipe.trainer
+    return make_sampler(
+        recipe.sampler, source, config.batch_size, seed=config.seed, drop_last=config.drop_last, epochs=config.epochs
+    )
 
 
 def build_method(recipe: Recipe, info: DataInfo) -> Method:
@@ -137,6 +143,7 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
     recipe = resolve(recipe, data.train)
     trainer = Trainer(
         method, data, recipe.trainer, optimiser=recipe.optimiser, evaluate=recipe.evaluate, recipe=recipe,
+        sampler=_sampler(recipe, data.train),
         workers=recipe.data.workers, max_bad_share=recipe.data.max_bad_share,
     )  # fmt: skip
     return trainer.fit(resume)
