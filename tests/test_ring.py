@@ -1,4 +1,4 @@
-"""The ring in one process equals the objectives; several processes: tests/distributed/test_ring.py."""
+"""The ring in one process equals the objectives; several processes: tests/distributed/test_objectives.py."""
 
 from __future__ import annotations
 

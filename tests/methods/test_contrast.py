@@ -176,7 +176,7 @@ def test_a_query_needs_a_key(batch: dict) -> None:
         ({"queue": 8}, "method.queue: expected 0 when key_encoder is 'shared'"),
         ({"key_encoder": "ema"}, "method.loss: expected 'info_nce' exactly with a key encoder of its own"),
         ({"loss": "info_nce"}, "received 'info_nce' with key_encoder 'shared'"),
-        ({"candidates": "ring", "vmf_sigma": 0.5, "loss": "dcl"}, "method.candidates: expected 'gather' with vmf_sigma"),
+        ({"candidates": "ring", "vmf_sigma": 0.5, "loss": "dcl"}, "candidates: expected .gather. with vmf_sigma"),
         ({"pairs": "labels"}, "method.loss: expected 'supcon' with pairs 'labels'"),
         ({"temperature": 0.0}, r"method.temperature: expected a finite number > 0, received 0"),
     ],

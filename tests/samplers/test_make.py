@@ -10,7 +10,14 @@ import pytest
 from nearfar.config import SamplerConfig
 from nearfar.data import ArraySource, Concat
 from nearfar.samplers import (
-    Balanced, Hierarchical, MixedGroups, NoDuplicates, PerClass, Shuffle, SingleGroup, make_sampler,
+    Balanced,
+    Hierarchical,
+    MixedGroups,
+    NoDuplicates,
+    PerClass,
+    Shuffle,
+    SingleGroup,
+    make_sampler,
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Objectives around the ring: several processes, uneven and empty ones too, against one that holds everything."""
+"""Every objective over several processes, gathered and around the ring, against one that holds everything."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from distributed.launch import launch
 from nearfar import distributed, objectives, ring
-from nearfar.contrast import contrast
+from nearfar.contrast import Stats, contrast
 
 SIZES = {2: (4, 3), 4: (3, 0, 2, 2)}
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 5])
@@ -37,20 +38,74 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }  # fmt: skip
 
 
-def around(a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """This process's share of every loss, and the gradients of its rows and of the temperature."""
+def gathered(*views: Tensor) -> dict[str, Any]:
+    every = [distributed.gather(view) for view in views]
+    return {"gathered": every, "offset": distributed.offset(len(views[0])), "with_stats": True}
+
+
+def everyone(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, distributed.gather(x, grad=False)
+
+
+GATHERED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "nt_xent": (lambda a, b, y, t: objectives.nt_xent(a, b, temperature=t, **gathered(a, b)), CASES["nt_xent"][1]),
+    "dcl": (lambda a, b, y, t: objectives.dcl(a, b, temperature=t, **gathered(a, b)), CASES["dcl"][1]),
+    "supcon": (
+        lambda a, b, y, t: objectives.supcon(
+            (a, b), y, temperature=t, **(gathered(a, b) | {"gathered": (gathered(a, b)["gathered"], everyone(y)[1])})
+        ),
+        CASES["supcon"][1],
+    ),
+    "info_nce": (
+        lambda a, b, y, t: objectives.info_nce(
+            a, b, temperature=t, in_batch=True, **(gathered(b) | {"gathered": distributed.gather(b)})
+        ),
+        CASES["info_nce"][1],
+    ),
+    "clip": (
+        lambda a, b, y, t: objectives.clip(a, b, temperature=t, ids=everyone(y), **gathered(a, b)),
+        lambda a, b, y, t: objectives.clip(a, b, temperature=t, ids=y),
+    ),
+    "ranked_clip": (
+        lambda a, b, y, t: objectives.ranked_clip(a, b, y + 1.0, temperature=t, **gathered(a, b)),
+        lambda a, b, y, t: objectives.ranked_clip(a, b, y + 1.0, temperature=t),
+    ),
+    "debiased": (
+        lambda a, b, y, t: objectives.debiased(a, b, hardness=0.5, temperature=t, **gathered(a, b)),
+        lambda a, b, y, t: objectives.debiased(a, b, hardness=0.5, temperature=t),
+    ),
+    "siglip": (
+        lambda a, b, y, t: (
+            objectives.siglip(a, b, scale=1 / t, ids=everyone(y), gathered=distributed.gather(b),
+                              offset=distributed.offset(len(a))),
+            Stats(len(a), 0, None),
+        ),
+        lambda a, b, y, t: objectives.siglip(a, b, scale=1 / t, ids=y),
+    ),
+}  # fmt: skip
+
+
+def share_of(run: Callable[..., Any], a: Tensor, b: Tensor, temperature: float, sizes: tuple[int, ...]) -> list[Tensor]:
+    """This process's share of a loss, and the gradients of its rows and of the temperature."""
     mine = distributed.rank()
-    y = LABELS.split(list(sizes))[mine]
+    u, v = (x.split(list(sizes))[mine].clone().requires_grad_() for x in (a, b))
+    t = torch.tensor(temperature, dtype=a.dtype).requires_grad_()
+    loss, stats = run(u, v, LABELS.split(list(sizes))[mine], t)
+    total = distributed.reduce_sum(torch.tensor(float(stats.num_anchors)))
+    share = loss * (stats.num_anchors / float(total))
+    share.backward()
+    return [share.detach(), u.grad, v.grad, t.grad]  # type: ignore[list-item]
+
+
+def around(a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Every loss around the ring, and gathered over parts that are not empty."""
     out = {}
-    for name, (run, _) in CASES.items():
-        for temperature in (0.01, 0.4):
-            u, v = (x.split(list(sizes))[mine].clone().requires_grad_() for x in (a, b))
-            t = torch.tensor(temperature, dtype=a.dtype).requires_grad_()
-            loss, stats = run(u, v, y, t, with_stats=True)
-            total = distributed.reduce_sum(torch.tensor(float(stats.num_anchors)))
-            share = loss * (stats.num_anchors / float(total))
-            share.backward()
-            out[f"{name} {temperature}"] = [share.detach(), u.grad, v.grad, t.grad]
+    for temperature in (0.01, 0.4):
+        for name, (run, _) in CASES.items():
+            out[f"{name} {temperature}"] = share_of(partial(run, with_stats=True), a, b, temperature, sizes)
+        for name, (run, _) in GATHERED.items():
+            some = tuple(max(1, n) if n < 3 else n - 1 for n in sizes) if 0 in sizes else sizes
+            out[f"gathered {name} {temperature}"] = share_of(run, a, b, temperature, some)
     return out
 
 
@@ -59,7 +114,8 @@ def test_any_number_of_processes_equals_one(world: int) -> None:
     generator = torch.Generator().manual_seed(world)
     a, b = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     results = launch(around, world, a, b, SIZES[world])
-    for name, (_, whole) in CASES.items():
+    every = CASES | {f"gathered {name}": case for name, case in GATHERED.items()}
+    for name, (_, whole) in every.items():
         for temperature in (0.01, 0.4):
             u, v, t = a.clone().requires_grad_(), b.clone().requires_grad_(), torch.tensor(temperature, dtype=a.dtype)
             expected = whole(u, v, LABELS, t.requires_grad_())
