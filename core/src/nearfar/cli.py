@@ -198,10 +198,18 @@ def runs(argv: list[str]) -> int:
     return folders.show(options.folder, as_json=options.json)
 
 
+def benchmark(argv: list[str]) -> int:
+    """`nearfar benchmark`: this library beside others, measured here."""
+    from nearfar.benchmark import command
+
+    return command.main(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "systems": (systems, "published systems that work here"),
     "runs": (runs, "run folders, where each stands and its best score"),
     "doctor": (doctor, "what this machine has, and whether nearfar works on it"),
+    "benchmark": (benchmark, "time and memory beside other libraries, measured on this machine"),
 }
 
 
