@@ -196,7 +196,8 @@ def test_derivatives_are_those_of_the_value(name: str, tile: int) -> None:
     def loss(*x: Tensor) -> Tensor:
         return contrast(x[0], None if single else x[1], **form, tile=tile)
 
-    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+    # a second backward computes what the first one used up again, equal up to rounding
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True, nondet_tol=1e-12)
 
 
 def test_what_another_similarity_learns_has_its_gradient() -> None:

@@ -47,10 +47,10 @@ class _Operands(NamedTuple):
 def parts(form: Form, tile: int | None, anchor_weight: Tensor | None = None) -> list[Part]:
     """Row losses, and column losses for directions='both'; `anchor_weight` [B] tells what gradient to expect."""
     operands = _operands(form)
-    pairs = _pairs_mask(form)
+    pairs = pairs_mask(form)
     both = form.directions == "both"
     apart = _apart(form)
-    mask = _without_positives(form, pairs) if apart else pairs
+    mask = without_positives(form, pairs) if apart else pairs
     found, counts = _found(form, operands, pairs, both, tile)
     again: list[Tensor] = []
     if apart and form.denominator == "all":
@@ -107,13 +107,13 @@ def _join(x: Tensor, y: Tensor) -> Tensor:
 def _operands(form: Form) -> _Operands:
     a, c, scale = form.anchor, form.candidate, form.scale
     plain = not isinstance(scale, Tensor) or scale.ndim == 0
-    if form.directions == "self" and a is c and plain and form.log_weight is None and _mutual(form):
+    if form.directions == "self" and a is c and plain and form.log_weight is None and mutual(form):
         z = a * scale**0.5  # type: ignore[operator]
         return _Operands(z, z, True)
     return _Operands(a * (scale if plain else scale.unsqueeze(1)), c, False)  # type: ignore[operator, union-attr, arg-type]
 
 
-def _mutual(form: Form) -> bool:
+def mutual(form: Form) -> bool:
     """Whether leaving positives out keeps the form symmetric."""
     ids = (*form.ignore, *(() if form.group is None else (form.group,)))
     if not all(x is y or torch.equal(x, y) for x, y in ids):
@@ -125,14 +125,14 @@ def _mutual(form: Form) -> bool:
     return bool((index >= 0).all()) and torch.equal(index[index], rows)
 
 
-def _pairs_mask(form: Form) -> Mask:
+def pairs_mask(form: Form) -> Mask:
     """Pairs that do not exist: of two groups, or an anchor with itself."""
     return Mask(
         exclude=() if form.own is None else (form.own,), same=() if form.group is None else (form.group,)
     )  # fmt: skip
 
 
-def _without_positives(form: Form, pairs: Mask) -> Mask:
+def without_positives(form: Form, pairs: Mask) -> Mask:
     if form.targets is not None:
         return Mask(exclude=(*pairs.exclude, form.targets), same=pairs.same, differ=form.ignore)
     return Mask(exclude=pairs.exclude, same=pairs.same, differ=(form.labels,))  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def _found(
         found, has = _target_term(form, operands)
         if not both:
             return [found], [has.long()]
-        columns, counts = _to_columns(found, has, form, form.positives == "sum")
+        columns, counts = to_columns(found, has, form, form.positives == "sum")
         return [found, columns], [has.long(), counts]
     (x, y), (sums_x, sums_y) = _joint_ids(form), (None, None)
     num = int(torch.maximum(x.max(), y.max())) + 1
@@ -205,7 +205,7 @@ def _target_term(form: Form, operands: _Operands) -> tuple[Tensor, Tensor]:
     return product * _ratio(form) - form.margin * form.positive_scale, has
 
 
-def _to_columns(found: Tensor, has: Tensor, form: Form, summed: bool) -> tuple[Tensor, Tensor]:
+def to_columns(found: Tensor, has: Tensor, form: Form, summed: bool) -> tuple[Tensor, Tensor]:
     """The positive term of every column from those of the rows that point at it: their mean, or log sum exp."""
     index = form.targets.clamp_min(0)  # type: ignore[union-attr]
     zeros = found.new_zeros(form.num_columns)
@@ -284,7 +284,7 @@ def _positives_again(
     if isinstance(form.log_weight, Tensor) and form.num_columns:
         lone = lone + form.log_weight.to(lone.dtype)[form.targets.clamp_min(0)]
     rows = lone.masked_fill(~has, MINUS_INF)
-    return [rows, _to_columns(lone, has, form, True)[0]] if both else [rows]
+    return [rows, to_columns(lone, has, form, True)[0]] if both else [rows]
 
 
 def _further(form: Form, operands: _Operands, tile: int | None) -> list[Tensor]:

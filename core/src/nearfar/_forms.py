@@ -22,11 +22,13 @@ Rows = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """One direction of a contrast: rows are anchors. Vectors are of the accumulation type and normalised already."""
+    """One direction of a contrast: rows are anchors. Vectors are of the accumulation type."""
 
     anchor: Tensor | None
     candidate: Tensor | None
     logits: Tensor | None
+    unit: tuple[bool, bool]
+    """whether anchors and candidates are still to be divided by their norm; see `prepared`"""
     similarity: Similarity | None
     scale: float | Tensor
     positive_scale: float | Tensor
@@ -72,6 +74,17 @@ class Form:
         """Whether a positive's logit differs from what the same pair had as a negative."""
         return self.margin != 0.0 or self.positive_scale is not self.scale
 
+    def prepared(self) -> Form:
+        """The form with vectors of unit length where they are to be."""
+        a, c, (unit_a, unit_c) = self.anchor, self.candidate, self.unit
+        if a is None or c is None or not (unit_a or unit_c):
+            return self
+        shared = c is a and unit_a == unit_c
+        u = normalize(a) if unit_a else a
+        return replace(
+            self, anchor=u, candidate=u if shared else normalize(c) if unit_c else c, unit=(False, False)
+        )  # fmt: skip
+
     def rows(self, start: int, end: int) -> Form:
         """The form of the anchors from `start` to `end`, with functions of anchors evaluated for them."""
         part = slice(start, end)
@@ -116,7 +129,7 @@ class Form:
             inverse = torch.full((self.num_columns,), -1, dtype=torch.long, device=own.device)
             own = inverse.index_put_((own[own >= 0],), rows[own >= 0])
         return replace(
-            self, anchor=self.candidate, candidate=self.anchor, targets=None, labels=labels, own=own,
+            self, anchor=self.candidate, candidate=self.anchor, unit=self.unit[::-1], targets=None, labels=labels, own=own,
             logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight), log_weight=_t(self.log_weight),
             denominator=self.denominator if isinstance(self.denominator, str) else _t(self.denominator),
             group=None if self.group is None else (self.group[1], self.group[0]),
@@ -165,7 +178,7 @@ def resolve(
         positives != "soft" or (margin == 0.0 and positive_temperature is None),
         "margin, positive_temperature", "none with positives='soft'", (margin, positive_temperature),
     )  # fmt: skip
-    a, c, both_unit, swapped = _vectors(
+    a, c, unit, swapped = _vectors(
         anchor, candidate, logits, similarity, normalize_sides, directions, own_positive is not None
     )
     own_scores = logits if logits is not None else None
@@ -199,8 +212,8 @@ def resolve(
         targets = torch.full((num_rows,), -1, device=like.device)  # type: ignore[union-attr]
     pool, index = per_anchor if isinstance(per_anchor, tuple) else (per_anchor, None)
     form = Form(
-        anchor=a, candidate=c, logits=logits, similarity=swapped, scale=scale, positive_scale=positive_scale,
-        margin=float(margin), bound=largest if both_unit else float("inf"),
+        anchor=a, candidate=c, logits=logits, unit=unit, similarity=swapped, scale=scale, positive_scale=positive_scale,
+        margin=float(margin), bound=largest if all(unit) else float("inf"),
         targets=_ids("targets", targets, num_rows), labels=_pair("labels", labels, num_rows, num_columns),
         positive=_dense("positive", positive, (num_rows, num_columns), torch.bool),
         weight=_dense("weight", weight, (num_rows, num_columns), None), positives=positives,
@@ -220,14 +233,14 @@ def resolve(
 def _vectors(
     anchor: Tensor | None, candidate: Tensor | None, logits: Tensor | None, similarity: str | Similarity,
     sides: Sequence[str], directions: str, may_be_none: bool,
-) -> tuple[Tensor | None, Tensor | None, bool, Similarity | None]:  # fmt: skip
-    """Anchors and candidates ready for a product, whether both are of unit length, and a similarity that is none."""
+) -> tuple[Tensor | None, Tensor | None, tuple[bool, bool], Similarity | None]:  # fmt: skip
+    """Anchors and candidates, which of them are to be normalised, and a similarity that is no product."""
     if logits is not None:
         expect(anchor is None and candidate is None, "logits", "no anchor and candidate beside them", "both")
         expect(logits.ndim == 2 and logits.numel() > 0, "logits", "shape [B, N], not empty", tuple(logits.shape))
         expect(directions != "self" or logits.shape[0] == logits.shape[1], "logits", "a square for directions='self'",
                tuple(logits.shape))  # fmt: skip
-        return None, None, False, None
+        return None, None, (False, False), None
     expect(anchor is not None, "anchor", "a tensor [B, D] (or logits)", anchor)
     assert anchor is not None  # for the type checker
     expect(anchor.ndim == 2 and anchor.shape[0] > 0, "anchor", "shape [B, D], B >= 1", tuple(anchor.shape))
@@ -246,12 +259,10 @@ def _vectors(
     a = anchor.to(kind)
     c = a if candidate is None or candidate is anchor else candidate.to(kind)
     if similarity == "cosine":
-        shared = c is a and set(sides) == {"anchor", "candidate"}
-        a, c = (normalize(a) if "anchor" in sides else a), (normalize(c) if "candidate" in sides and not shared else c)
-        return a, a if shared else c, set(sides) == {"anchor", "candidate"}, None
+        return a, c, ("anchor" in sides, "candidate" in sides), None
     if similarity == "dot":
-        return a, c, False, None
-    return a, c, False, Lorentz() if similarity == "lorentz" else similarity  # type: ignore[return-value]
+        return a, c, (False, False), None
+    return a, c, (False, False), Lorentz() if similarity == "lorentz" else similarity  # type: ignore[return-value]
 
 
 def _accumulate(*tensors: Tensor | None) -> torch.dtype:

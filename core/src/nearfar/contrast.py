@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nearfar import _composed, _plain, _strips
+from nearfar import _composed, _fused, _plain, _strips
 from nearfar._forms import Form, Rows, resolve
 from nearfar._plain import Part
 from nearfar._similarity import Lorentz, Similarity
@@ -159,15 +159,19 @@ def contrast(
             _check_weight(anchor_weight, form)
         width = form.num_columns + sum(x.shape[0] for x in form.extra)
         small = form.num_rows * width <= (PLAIN_WITH_STATS if with_stats is True else PLAIN)
-        if tile == 0 or (tile is None and small):
-            whole = form.rows(0, form.num_rows)
-            parts = [_plain.row_part(whole)]
-            if directions == "both":
-                parts.append(_plain.row_part(form.transposed()))
-        elif _composed.fused(form):
-            parts = _composed.parts(form, tile, anchor_weight)
+        stored = tile == 0 or (tile is None and small)
+        if not stored and _fused.suits(form):
+            parts = _fused.parts(form, tile, anchor_weight)
         else:
-            parts = _strips.parts(form, tile)
+            form = form.prepared()
+            if stored:
+                parts = [_plain.row_part(form.rows(0, form.num_rows))]
+                if directions == "both":
+                    parts.append(_plain.row_part(form.transposed()))
+            elif _composed.fused(form):
+                parts = _composed.parts(form, tile, anchor_weight)
+            else:
+                parts = _strips.parts(form, tile)
         if anchor_weight is not None:
             parts = [part._replace(loss=part.loss * anchor_weight) for part in parts]
         loss, stats = _reduce(parts, reduction, empty, with_stats is True)

@@ -129,7 +129,7 @@ class _Self(Function):
         buffer = Buffer(min(size, num) ** 2, z)
         scratch = None if bounded else Buffer(min(size, num) ** 2, z)
         sums = Running(num, z, bounded)
-        for rows, columns, logits in _upper(z, mask, size, buffer):
+        for rows, columns, logits in upper(z, mask, size, buffer):
             if bounded:
                 logits.exp_()
             sums.add(logits, rows, 1, scratch)
@@ -150,7 +150,7 @@ class _Self(Function):
             buffer, scratch = Buffer(entries, z), Buffer(entries, z)
             share = Share(log_sum, grad, bounded)
             out = torch.zeros_like(z)
-            for rows, columns, logits in _upper(z, mask, size, buffer):
+            for rows, columns, logits in upper(z, mask, size, buffer):
                 g = gradient_(logits, rows, columns, share, share, scratch)
                 out[slice(*rows)].addmm_(g, z[slice(*columns)])
                 if rows != columns:
@@ -158,24 +158,24 @@ class _Self(Function):
         return out, None, None, None
 
 
-def _upper(z: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
-    """Tiles of z z^T on and above the diagonal, left-out pairs at -inf."""
+def upper(z: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Any:
+    """Tiles of alpha z z^T on and above the diagonal, left-out pairs at -inf."""
     for rows in spans(z.shape[0], size):
         for j in range(rows[0], z.shape[0], size):
             columns = (j, min(j + size, z.shape[0]))
-            logits = tile_(z, z, rows, columns, mask, (size, size), buffer)
+            logits = tile_(z, z, rows, columns, mask, (size, size), buffer, alpha)
             if logits is not None:
                 yield rows, columns, logits
 
 
 def tile_(
     a: Tensor, c: Tensor, rows: tuple[int, int], columns: tuple[int, int],
-    mask: Mask, size: tuple[int, int], buffer: Buffer,
+    mask: Mask, size: tuple[int, int], buffer: Buffer, alpha: float = 1.0,
 ) -> Tensor | None:  # fmt: skip
     if mask.skips(rows, columns, size):
         return None
     logits = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
-    torch.mm(a[slice(*rows)], c[slice(*columns)].t(), out=logits)
+    logits.addmm_(a[slice(*rows)], c[slice(*columns)].t(), beta=0, alpha=alpha)
     mask.hide_(logits, rows, columns, size)
     return logits
 
@@ -183,10 +183,10 @@ def tile_(
 class _Both(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, size: int) -> tuple[Tensor, Tensor]:
-        buffer = Buffer(size * size, a)
-        scratch = None if bounded else Buffer(size * size, a)
+        entries = min(size, len(a)) * min(size, len(c))
+        buffer, scratch = Buffer(entries, a), None if bounded else Buffer(entries, a)
         row_sums, column_sums = Running(a.shape[0], a, bounded), Running(c.shape[0], a, bounded)
-        for rows, columns, logits in _grid(a, c, mask, size, buffer):
+        for rows, columns, logits in grid(a, c, mask, size, buffer):
             if bounded:
                 logits.exp_()
             row_sums.add(logits, rows, 1, scratch)
@@ -207,27 +207,30 @@ class _Both(Function):
         return *grads, None, None, None
 
 
-def _grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer) -> Any:
+def grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Any:
+    """Tiles of alpha a c^T, left-out pairs at -inf."""
     for rows in spans(a.shape[0], size):
         for columns in spans(c.shape[0], size):
-            logits = tile_(a, c, rows, columns, mask, (size, size), buffer)
+            logits = tile_(a, c, rows, columns, mask, (size, size), buffer, alpha)
             if logits is not None:
                 yield rows, columns, logits
 
 
 def recompute(
-    a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of both operands from tiles that are computed again."""
-    buffer, scratch = Buffer(size * size, a), Buffer(size * size, a)
+    a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...],
+    alpha: float = 1.0,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of both operands from tiles of alpha a c^T that are computed again."""
+    entries = min(size, len(a)) * min(size, len(c))
+    buffer, scratch = Buffer(entries, a), Buffer(entries, a)
     grad_a = torch.zeros_like(a) if needs[0] else None
     grad_c = torch.zeros_like(c) if needs[1] else None
-    for rows, columns, logits in _grid(a, c, mask, size, buffer):
+    for rows, columns, logits in grid(a, c, mask, size, buffer, alpha):
         g = gradient_(logits, rows, columns, *shares, scratch)
         if grad_a is not None:
-            grad_a[slice(*rows)].addmm_(g, c[slice(*columns)])
+            grad_a[slice(*rows)].addmm_(g, c[slice(*columns)], alpha=alpha)
         if grad_c is not None:
-            grad_c[slice(*columns)].addmm_(g.t(), a[slice(*rows)])
+            grad_c[slice(*columns)].addmm_(g.t(), a[slice(*rows)], alpha=alpha)
     return grad_a, grad_c
 
 

@@ -1,0 +1,248 @@
+"""The commonest contrasts in one piece: raw vectors in, log sums and positive terms out.
+
+One explicit positive an anchor, cosine or dot product, one temperature. Norms, temperature, tiles and positives share
+one function, so that nothing but unit copies, gradients and a tile is ever held. Everything wider goes through
+`_composed`, which puts the same tiles together by autograd.
+
+Legend: B anchors, N candidates, D embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from nearfar._composed import mutual, pairs_mask, to_columns, without_positives
+from nearfar._forms import Form
+from nearfar._plain import MINUS_INF, Part
+from nearfar._similarity import EPS
+from nearfar._tiles import BOUND, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
+from nearfar.tiled import common_factor, first_derivative_only, grid, recompute, upper
+
+CHUNK = 4096
+"""rows of what is done row by row"""
+
+
+def suits(form: Form) -> bool:
+    """Whether a form is one of those computed here."""
+    return (
+        form.logits is None
+        and form.similarity is None
+        and form.targets is not None
+        and form.positives != "each"
+        and isinstance(form.denominator, str)
+        and form.log_weight is None
+        and not form.extra
+        and not form.ignore
+        and form.own_positive is None
+        and form.per_anchor is None
+        and not form.shifted
+        and not (isinstance(form.scale, Tensor) and form.scale.ndim)
+    )
+
+
+@dataclass
+class _Plan:
+    kind: str
+    """"self": half of a symmetric matrix; "row": strips; "both": a grid"""
+    mask: Mask
+    index: Tensor
+    """candidate that is the anchor's positive; 0 where there is none"""
+    has: Tensor
+    unit: tuple[bool, bool]
+    bounded: bool
+    size: int
+    weight: Tensor
+    """expected gradient of the row log sums, up to a factor"""
+
+
+def parts(form: Form, tile: int | None, anchor_weight: Tensor | None) -> list[Part]:
+    """Row losses, and column losses for directions='both'; memory O(operands + tile)."""
+    x, y, targets = form.anchor, form.candidate, form.targets
+    assert x is not None
+    assert y is not None
+    assert targets is not None
+    both, single = form.directions == "both", x is y and form.unit[0] == form.unit[1]
+    pairs = pairs_mask(form)
+    mask = without_positives(form, pairs) if form.denominator == "negatives" else pairs
+    has, index = targets >= 0, targets.clamp_min(0)
+    if form.own is not None:
+        has = has & (index != form.own)
+    if form.group is not None:
+        has = has & (form.group[0] == form.group[1][index])
+    kind = "both" if both else "self" if form.directions == "self" and single and mutual(form) else "row"
+    weight = has.to(x.dtype) if anchor_weight is None else has * anchor_weight.to(x.dtype)
+    size = tile or edge(x.device)
+    if kind == "row":
+        size = tile or max(32, min(size, STRIP // max(1, len(y))))
+    plan = _Plan(kind, mask, index, has, form.unit, form.bound <= BOUND, size, weight)
+    rows, columns, found = _Fused.apply(x, None if kind == "self" else y, form.scale, plan)
+    made = [_part(rows, found, has)]
+    if both:
+        of_columns, counts = to_columns(found, has, form, form.positives == "sum")
+        made.append(_part(columns, of_columns, counts > 0))
+    return made
+
+
+def _part(total: Tensor, found: Tensor, has: Tensor) -> Part:
+    counted = has & (total != MINUS_INF)
+    return Part(total.masked_fill(~counted, 0.0) - found.masked_fill(~counted, 0.0), counted, None)
+
+
+class _Fused(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor | None, scale: float | Tensor, plan: _Plan
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        s = float(scale)
+        a, inverse_a = _unit(x) if plan.unit[0] else (x, None)
+        c, inverse_c = (a, inverse_a) if y is None else _unit(y) if plan.unit[1] else (y, None)
+        found = _positives(a, c, plan, s)
+        columns, ctx.ahead = x.new_zeros(0), None
+        if plan.kind == "row":
+            rows, ctx.ahead = _strips(a, c, plan, s, ctx.needs_input_grad)
+        else:
+            rows, columns = _tiles(a, c, plan, s)
+        ctx.save_for_backward(a, c, inverse_a, inverse_c, rows, columns)
+        ctx.plan, ctx.scale, ctx.single = plan, s, y is None
+        ctx.scale_like = scale if isinstance(scale, Tensor) else None
+        return rows, columns, found
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, grad_rows: Tensor, grad_columns: Tensor, grad_found: Tensor) -> tuple[Tensor | None, ...]:
+        a, c, inverse_a, inverse_c, rows, columns = ctx.saved_tensors
+        plan, s = ctx.plan, ctx.scale
+        need_a, need_c, need_s = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        need_a = need_a or need_s
+        with no_autocast(a.device):
+            row_share = Share(rows, grad_rows, plan.bounded)
+            if plan.kind == "self":
+                grad_a = grad_c = _self_gradient(a, plan, s, row_share)
+            elif plan.kind == "both":
+                shares = row_share, Share(columns, grad_columns, plan.bounded)
+                grad_a, grad_c = recompute(a, c, plan.mask, plan.size, shares, (need_a, need_c), alpha=s)
+            else:
+                grad_a, grad_c = _row_gradient(ctx, a, c, row_share, (need_a, need_c))
+            _add_positives(grad_a, grad_c, a, c, plan, grad_found.masked_fill(~plan.has, 0.0) * s)
+            grad_s = None
+            if need_s:
+                total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in spans(len(a), CHUNK))
+                grad_s = ctx.scale_like.new_tensor(total / (2 * s if ctx.single else s))
+            if inverse_a is not None and grad_a is not None:
+                _through_norm_(grad_a, a, inverse_a)
+            if inverse_c is not None and grad_c is not None and not ctx.single:
+                _through_norm_(grad_c, c, inverse_c)
+        return grad_a, None if ctx.single else grad_c, grad_s, None
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of unit length, and one over their norms, 0 for rows that get no gradient."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    inverse = norm.clamp_min(EPS).reciprocal_()
+    return x * inverse, inverse.masked_fill_(norm <= EPS, 0.0)
+
+
+def _through_norm_(grad: Tensor, unit: Tensor, inverse: Tensor) -> None:
+    """The gradient of vectors from that of their unit vectors, in place: (g - u (u . g)) / |x|."""
+    for i, j in spans(len(grad), CHUNK):
+        along = (unit[i:j] * grad[i:j]).sum(1, keepdim=True)
+        grad[i:j].addcmul_(unit[i:j], along, value=-1.0).mul_(inverse[i:j])
+
+
+def _positives(a: Tensor, c: Tensor, plan: _Plan, s: float) -> Tensor:
+    out = a.new_empty(len(a))
+    for i, j in spans(len(a), CHUNK):
+        torch.sum(a[i:j] * c[plan.index[i:j]], 1, out=out[i:j])
+    return out.mul_(s)
+
+
+def _add_positives(
+    grad_a: Tensor | None, grad_c: Tensor | None, a: Tensor, c: Tensor, plan: _Plan, grad_B: Tensor
+) -> None:
+    for i, j in spans(len(a), CHUNK):
+        index, g = plan.index[i:j], grad_B[i:j].unsqueeze(1)
+        if grad_a is not None:
+            grad_a[i:j].addcmul_(c[index], g)
+        if grad_c is not None:
+            grad_c.index_add_(0, index, a[i:j] * g)
+
+
+def _tiles(a: Tensor, c: Tensor, plan: _Plan, s: float) -> tuple[Tensor, Tensor]:
+    """Log sums of rows, and of columns where there are both."""
+    single = plan.kind == "self"
+    entries = min(plan.size, len(a)) * min(plan.size, len(c))
+    buffer, scratch = Buffer(entries, a), None if plan.bounded else Buffer(entries, a)
+    rows = Running(len(a), a, plan.bounded)
+    columns = rows if single else Running(len(c), a, plan.bounded)
+    walk = upper(a, plan.mask, plan.size, buffer, s) if single else grid(a, c, plan.mask, plan.size, buffer, s)
+    for across, down, logits in walk:
+        if plan.bounded:
+            logits.exp_()
+        rows.add(logits, across, 1, scratch)
+        if not single or across != down:
+            columns.add(logits, down, 0, scratch)
+    return rows.result(), a.new_zeros(0) if single else columns.result()
+
+
+def _self_gradient(z: Tensor, plan: _Plan, s: float, share: Share) -> Tensor:
+    entries = min(plan.size, len(z)) ** 2
+    buffer, scratch = Buffer(entries, z), Buffer(entries, z)
+    out = torch.zeros_like(z)
+    for rows, columns, logits in upper(z, plan.mask, plan.size, buffer, s):
+        g = gradient_(logits, rows, columns, share, share, scratch)
+        out[slice(*rows)].addmm_(g, z[slice(*columns)], alpha=s)
+        if rows != columns:
+            out[slice(*columns)].addmm_(g.t(), z[slice(*rows)], alpha=s)
+    return out
+
+
+def _strips(
+    a: Tensor, c: Tensor, plan: _Plan, s: float, needs: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Log sums, and gradients made ahead: of each anchor for its own sum, of the candidates for the expected weights."""
+    need_a, need_c = needs[0] or needs[2], needs[1]
+    rows = a.new_empty(len(a))
+    buffer = Buffer(min(plan.size, len(a)) * len(c), a)
+    grad_a = torch.empty_like(a) if need_a else None
+    grad_c = torch.zeros_like(c) if need_c else None
+    for span in spans(len(a), plan.size):
+        part = slice(*span)
+        columns = plan.mask.reach(span, len(c))
+        near = c[slice(*columns)]
+        e = buffer.view(span[1] - span[0], columns[1] - columns[0])
+        e.addmm_(a[part], near.t(), beta=0, alpha=s)
+        plan.mask.hide_all_(e, span, columns)
+        shift = None if plan.bounded or not e.shape[1] else e.amax(1)
+        if shift is not None:
+            e.sub_(shift.masked_fill(shift == MINUS_INF, 0.0).unsqueeze(1))
+        total = e.exp_().sum(1)
+        rows[part] = total.log() if shift is None else total.log() + shift
+        inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
+        if grad_a is not None:
+            torch.mm(e, near, out=grad_a[part]).mul_(inverse.mul(s).unsqueeze(1))
+        if grad_c is not None:
+            grad_c[slice(*columns)].addmm_(e.t(), a[part] * (inverse * plan.weight[part]).unsqueeze(1), alpha=s)
+    return rows, (grad_a, grad_c)
+
+
+def _row_gradient(
+    ctx: Any, a: Tensor, c: Tensor, share: Share, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    plan: _Plan = ctx.plan
+    ahead, ctx.ahead = ctx.ahead, None  # turned into gradients in place, so a second pass computes them again
+    factor = common_factor(share.grad, plan.weight) if ahead is not None and needs[1] else None
+    grad_a = grad_c = None
+    if ahead is not None and ahead[0] is not None and needs[0]:
+        grad_a = ahead[0].mul_(share.grad.unsqueeze(1))
+    if factor is not None:
+        grad_c = ahead[1].mul_(factor)
+    missing = (needs[0] and grad_a is None, needs[1] and grad_c is None)
+    if any(missing):
+        again = recompute(a, c, plan.mask, edge(a.device), (share, None), missing, alpha=ctx.scale)
+        grad_a, grad_c = again[0] if missing[0] else grad_a, again[1] if missing[1] else grad_c
+    return grad_a, grad_c
