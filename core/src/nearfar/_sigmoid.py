@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from nearfar._compile import eager
 from nearfar._tiles import Buffer, Mask, edge, no_autocast, spans
 from nearfar.tiled import common_factor, first_derivative_only, tile_
 
 
-@torch.compiler.disable()
+@eager
 def softplus_sum(
     a_BD: Tensor, c_ND: Tensor, mask: Mask, *, weight_B: Tensor | None = None, tile: int | None = None
 ) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import _composed, _fused, _plain, _strips
+from nearfar._compile import eager
 from nearfar._forms import Form, Rows, resolve
 from nearfar._plain import Part
 from nearfar._similarity import Lorentz, Similarity
@@ -40,7 +41,7 @@ class Stats(NamedTuple):
     accuracy: Tensor | None
 
 
-@torch.compiler.disable()  # argument checks and tiles are Python; a compiled model calls it as it is
+@eager
 def contrast(
     anchor: Tensor | None,
     candidate: Tensor | None = None,

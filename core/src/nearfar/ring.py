@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nearfar import distributed
+from nearfar._compile import eager
 from nearfar._ring import ClassSums, LogSums, Pairs, Softplus, around
 from nearfar._similarity import normalize
 from nearfar._tiles import BOUND, MINUS_INF, Mask, no_autocast
@@ -30,7 +31,7 @@ from nearfar.objectives.siglip import augment, positive
 __all__ = ["clip", "contrast", "dcl", "info_nce", "nt_xent", "siglip", "supcon"]
 
 
-@torch.compiler.disable()
+@eager
 def contrast(
     anchor: Tensor,
     candidate: Tensor | None = None,
@@ -149,7 +150,7 @@ def clip(
     )  # fmt: skip
 
 
-@torch.compiler.disable()
+@eager
 def siglip(
     a: Tensor, b: Tensor, *, scale: float | Tensor = 10.0, bias: float | Tensor = -10.0, tile: int | None = None,
     with_stats: bool = False,

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from nearfar._compile import eager
 from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
 
 __all__ = ["Mask", "frozen_log_sum_exp", "log_sum_exp", "self_log_sum_exp"]
 
 
-@torch.compiler.disable()
+@eager
 def self_log_sum_exp(z_BD: Tensor, mask: Mask, *, bounded: bool = False, tile: int | None = None) -> Tensor:
     """log sum_j exp(z_i . z_j) over the pairs a symmetric mask leaves, from the tiles on and above the diagonal only.
 
@@ -40,7 +41,7 @@ def self_log_sum_exp(z_BD: Tensor, mask: Mask, *, bounded: bool = False, tile: i
     return _Self.apply(z_BD, mask, bounded, tile or edge(z_BD.device))  # type: ignore[return-value]
 
 
-@torch.compiler.disable()
+@eager
 def log_sum_exp(
     a_BD: Tensor, c_ND: Tensor, mask: Mask, *, both: bool = False, bounded: bool = False,
     weight_B: Tensor | None = None, tile: int | None = None,
@@ -70,7 +71,7 @@ def log_sum_exp(
     return _Rows.apply(a_BD, c_ND, mask, bounded, rows, weight_B), None  # type: ignore[return-value]
 
 
-@torch.compiler.disable()
+@eager
 def frozen_log_sum_exp(
     a_BD: Tensor, c_KD: Tensor, mask: Mask, *, normalize: bool, bounded: bool = False, tile: int | None = None
 ) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from nearfar._compile import eager
 from nearfar._similarity import normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
@@ -19,7 +20,7 @@ from nearfar.contrast import Stats, contrast
 from nearfar.objectives._shared import Place, Temperature, gather_views, stack
 
 
-@torch.compiler.disable()
+@eager
 def debiased(
     *views: Any,
     class_prior: float = 0.1,

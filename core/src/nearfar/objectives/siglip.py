@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearfar._compile import eager
 from nearfar._sigmoid import softplus_sum
 from nearfar._similarity import normalize
 from nearfar._tiles import Mask, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 
 
-@torch.compiler.disable()
+@eager
 def siglip(
     a: Tensor,
     b: Tensor,
