@@ -38,6 +38,9 @@ bench: $(VENV)/.ready-peers
 	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/knn.py
+	$(BIN)/python benchmarks/queues.py
+	$(BIN)/python benchmarks/sinkhorn.py
+	$(BIN)/python benchmarks/gradcache.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pyright

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
     {
-        "analysis", "batch", "catalog", "config", "contrast", "data", "distributed", "evaluate", "gradcache", "heads",
-        "memory", "method", "methods", "models", "momentum", "objectives", "recipe", "rng", "samplers", "schedules",
-        "train", "views",
+        "batch", "catalog", "config", "contrast", "data", "distributed", "evaluate", "gradcache", "heads",
+        "memory", "method", "methods", "models", "momentum", "negatives", "objectives", "prototypes", "recipe", "ring",
+        "rng", "samplers", "schedules", "train", "views", "worlds",
     }
 )  # fmt: skip
 
