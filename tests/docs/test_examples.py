@@ -91,6 +91,14 @@ def test_run_folder(place):
     assert run(blocks("docs/run-folder.md"), place)["run"].status == {}
 
 
+def test_worlds(place, capsys):
+    namespace = run(blocks("docs/worlds.md"), place)
+    said, things = capsys.readouterr().out.splitlines()
+    assert len(said.split(" | ")) == 4
+    assert things.count("'") == 2 * len(namespace["scene"].things)
+    assert len(namespace["source"]) == 10_000
+
+
 def test_plain_loop(place, capsys):
     others = ("lightning", "transformers")
     found = [block for block in blocks("docs/own-loop.md") if not any(name in block.code for name in others)]
@@ -139,7 +147,7 @@ def test_pages_of_systems(page, place, monkeypatch):
 
 def test_every_page_has_its_blocks_run():
     """A page that gains a program must gain a test."""
-    own = {"README.md", "getting-started.md", "own-loop.md", "run-folder.md", "writing-a-system.md"}
+    own = {"README.md", "getting-started.md", "own-loop.md", "run-folder.md", "worlds.md", "writing-a-system.md"}
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/objectives").glob("*.md")]:
         assert page.name in own or page.name == "design.md" or not blocks(str(page)), page
 

@@ -30,9 +30,18 @@ class DataConfig:
     """Where samples come from and how they are read."""
 
     root: str = ""
-    """folder of images (labelled: one subfolder a class; or flat), or the folder that holds a named dataset"""
+    """folder of images (labelled: one subfolder a class; or flat), or the folder that holds a named dataset; of
+    webdataset a folder or pattern of tar files; of hf a folder, a parquet or arrow file, or a name on the hub"""
     source: str = "folder"
-    """"folder", "digits" (shipped with scikit-learn), or a dataset that the plugin knows by name, e.g. fashion-mnist"""
+    """"folder", "webdataset" (tar shards), "hf" (Hugging Face datasets), "digits" (shipped with scikit-learn), or a
+    dataset that the plugin knows by name, e.g. fashion-mnist"""
+    image_column: str = ""
+    """where the image is: a column of hf, an extension of webdataset; empty: the only one there"""
+    label_column: str = ""
+    """where the label is: a column of hf, an extension or json.FIELD of webdataset; empty: label, or cls; none: no
+    labels"""
+    columns: tuple[str, ...] = ()
+    """of hf and webdataset: further fields of every sample by name, e.g. txt for captions"""
     validation: float = 0.1
     """share of the training data held out when the source has no split of its own"""
     image_size: int = 0
@@ -56,6 +65,11 @@ class DataConfig:
             self.image_size == 0 or self.image_size >= 4, "data.image_size", "0 or at least 4 pixels", self.image_size
         )
         expect(self.channels in (0, 1, 3), "data.channels", "0, 1 or 3", self.channels)
+        named = self.image_column or self.label_column or self.columns
+        expect(
+            not named or self.source in ("webdataset", "hf"), "data.source",
+            "'webdataset' or 'hf' with data.image_column, data.label_column or data.columns", repr(self.source),
+        )  # fmt: skip
         expect(self.workers >= 0, "data.workers", "0 or more", self.workers)
         expect(self.memory_gb >= 0, "data.memory_gb", "0 or more", self.memory_gb)
 
@@ -65,12 +79,14 @@ class SamplerConfig:
     """Which samples stand together in a batch of trainer.batch_size."""
 
     kind: Literal[
-        "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "no-duplicates"
+        "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "no-duplicates", "shards"
     ] = "shuffle"
     """every sample once; so many a class; so many a node of every level; drawn by class size; each batch from one
-    group; each batch from all groups; no two samples of a batch with the same key"""
+    group; each batch from all groups; no two samples of a batch with the same key; every sample once, from few shards
+    at a time"""
     column: str = ""
-    """the source's column of labels, paths, groups or keys; empty: label, path, group or key, as the kind asks"""
+    """the source's column of labels, paths, groups, keys or shards; empty: label, path, group, key or shard, as the
+    kind asks"""
     num_per_class: int = 4
     """of per-class; the batch size is a multiple of it"""
     nums: tuple[int, ...] = ()
@@ -86,9 +102,14 @@ class SamplerConfig:
     """of the batches of single-group"""
     length: Literal["total", "shortest", "longest"] = "total"
     """of an epoch of mixed-groups: as many samples as there are, or until a group is through"""
+    lanes: int = 8
+    """of shards: places that are read at the same time, equally many samples of each in a batch"""
+    window: int = 4096
+    """of shards: samples of a lane that change places with one another"""
 
     def __post_init__(self) -> None:
-        expect(self.num_per_class >= 1, "sampler.num_per_class", "1 or more", self.num_per_class)
+        for name in ("num_per_class", "lanes", "window"):
+            expect(getattr(self, name) >= 1, f"sampler.{name}", "1 or more", getattr(self, name))
         expect((self.kind == "hierarchical") == bool(self.nums), "sampler.nums", "numbers exactly with kind "
                "'hierarchical'", self.nums)  # fmt: skip
 
@@ -273,6 +294,9 @@ class TrainerConfig:
     clip_norm: float = 0.0
     """largest gradient norm; 0: not clipped"""
     device: Literal["auto", "cpu"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """over several processes: ddp: each holds the whole model; fsdp: each holds a part of parameters, gradients and
+    optimiser states; in one process it says nothing"""
     compile: bool = False
     """torch.compile the method"""
     sync_batch_norm: bool = True
@@ -308,6 +332,12 @@ class TrainerConfig:
             self.cache == 0 or self.accumulate == 1,
             "trainer.accumulate", "1 with trainer.cache, which bounds memory already and keeps every candidate",
             self.accumulate,
+        )  # fmt: skip
+        whole = self.parallel == "ddp"
+        expect(whole or not self.compile, "trainer.compile", "off with trainer.parallel 'fsdp'", self.compile)
+        expect(
+            whole or self.precision != "fp16",
+            "trainer.precision", "'no' or 'bf16' with trainer.parallel 'fsdp'", self.precision,
         )  # fmt: skip
 
 

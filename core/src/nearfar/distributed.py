@@ -137,6 +137,11 @@ def gather(x: Tensor, *, grad: bool = True) -> Tensor:
     return _gather_rows(x.detach(), sizes)
 
 
+def local(x: Tensor) -> Tensor:
+    """This process's part of a tensor that `trainer.parallel` "fsdp" has sharded, in the same memory; else `x`."""
+    return x.to_local() if hasattr(x, "to_local") else x  # type: ignore[attr-defined]
+
+
 def device_of(x: Tensor | None) -> torch.device:
     """Where a collective on `x` takes place: NCCL moves memory of the GPU, everything else goes over the CPU."""
     backend = str(dist.get_backend())

@@ -6,9 +6,11 @@ from nearfar.data.arrays import ArraySource, open_arrays
 from nearfar.data.concat import Concat
 from nearfar.data.digits import digits
 from nearfar.data.folder import ImageFiles, ImageFolder, open_folder
+from nearfar.data.hf import HFSource, open_hf
 from nearfar.data.loader import Loader
 from nearfar.data.memorymap import MemoryMap, memory_map
 from nearfar.data.open import open_data, view_size
+from nearfar.data.shards import TarShards, open_shards
 from nearfar.data.source import BadSample, Data, Fault, Source, Subset, TooManyFaults, column, labels_of, whole
 from nearfar.data.split import holdout, without_test
 from nearfar.data.wrapped import Wrapped
@@ -19,12 +21,14 @@ __all__ = [
     "Concat",
     "Data",
     "Fault",
+    "HFSource",
     "ImageFiles",
     "ImageFolder",
     "Loader",
     "MemoryMap",
     "Source",
     "Subset",
+    "TarShards",
     "TooManyFaults",
     "Wrapped",
     "column",
@@ -35,6 +39,8 @@ __all__ = [
     "open_arrays",
     "open_data",
     "open_folder",
+    "open_hf",
+    "open_shards",
     "view_size",
     "whole",
     "without_test",

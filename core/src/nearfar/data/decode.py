@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ from nearfar.checks import expect
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def decode(path: Path | str, *, channels: int = 3, shorter: int = 0) -> np.ndarray:
+def decode(path: Path | str | BytesIO, *, channels: int = 3, shorter: int = 0) -> np.ndarray:
     """Reads one image file, uint8 [C, H, W].
 
     The EXIF orientation is applied; transparent pixels lie on white; 16-bit greys are scaled to 8 bits; of an animation
     the first frame counts. Pillow's limit against decompression bombs holds.
 
     Args:
-        path: the file.
+        path: the file, or its content.
         channels: 3 for RGB, 1 for luminance.
         shorter: a larger image is reduced so that its shorter side has this many pixels; 0 keeps its size. JPEGs are
             then decoded at a fraction of their size where that suffices, which is several times faster.

@@ -105,6 +105,10 @@ class MemoryMap:
         )
         return batch
 
+    def column(self, name: str) -> np.ndarray | None:
+        """A column of the source."""
+        return getattr(self.source, "column", lambda _: None)(name)
+
     def path(self, i: int) -> str:
         """Where the sample came from."""
         return self.source.path(i)

@@ -11,7 +11,9 @@ from nearfar.config import DataConfig
 from nearfar.data.arrays import open_arrays
 from nearfar.data.digits import digits
 from nearfar.data.folder import ImageFiles, open_folder
+from nearfar.data.hf import HFSource, open_hf
 from nearfar.data.memorymap import memory_map
+from nearfar.data.shards import TarShards, open_shards
 from nearfar.data.source import Data, Source
 from nearfar.data.split import holdout
 
@@ -24,8 +26,9 @@ def open_data(
 ) -> Data:
     """The data that a config describes: read, mapped into memory if made of files, and split.
 
-    `source` "folder" takes a folder of images, or a .npy or .npz file; "digits" ships with scikit-learn; other names
-    are looked up in `datasets`. Without a split of its own, `config.validation` of the samples is held out.
+    `source` "folder" takes a folder of images, or a .npy or .npz file; "webdataset" tar shards; "hf" a dataset of
+    Hugging Face; "digits" ships with scikit-learn; other names are looked up in `datasets`. Without a split of its own,
+    `config.validation` of the samples is held out.
 
     Args:
         config: what to open.
@@ -35,11 +38,17 @@ def open_data(
         ValueError, FileNotFoundError: unknown source, nothing there, not images; the message says what was found.
     """
     named = datasets or {}
-    expect_choice("data.source", config.source, ["folder", "digits", *sorted(named)])
+    expect_choice("data.source", config.source, ["folder", "webdataset", "hf", "digits", *sorted(named)])
     if config.source == "digits":
         found: Data | Source = digits(channels=config.channels)
     elif config.source in named:
         found = named[config.source](config)
+    elif config.source in ("webdataset", "hf"):
+        found = (open_shards if config.source == "webdataset" else open_hf)(
+            config.root, image=config.image_column, label=config.label_column, columns=config.columns,
+            channels=config.channels or 3, shorter=shorter_side(config), cache=config.cache,
+            max_bad_share=config.max_bad_share,
+        )  # fmt: skip
     elif Path(config.root).suffix.lower() in (".npy", ".npz") and not Path(config.root).is_dir():
         found = open_arrays(config.root, channels=config.channels)
     else:
@@ -61,6 +70,6 @@ def view_size(config: DataConfig, source: Source) -> int:
 
 
 def _mapped(source: Source, config: DataConfig) -> Source:
-    if not isinstance(source, ImageFiles):
+    if not isinstance(source, (ImageFiles, TarShards, HFSource)) or getattr(source, "columns", ()):
         return source
     return memory_map(source, memory_gb=config.memory_gb, cache=config.cache, max_bad_share=config.max_bad_share)

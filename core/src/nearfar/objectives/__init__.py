@@ -6,34 +6,150 @@ An objective knows no process group. Over several processes pass `gathered`, the
 
 from __future__ import annotations
 
+from nearfar.objectives.align_uniform import AlignUniform, align_uniform, alignment, uniformity
+from nearfar.objectives.block_contrast import BlockContrast, block_contrast
+from nearfar.objectives.cacr import CACR, CACRMomentum, cacr, cacr_momentum, cacr_parts
+from nearfar.objectives.circle import Circle, circle
 from nearfar.objectives.clip import CLIP, clip
 from nearfar.objectives.dcl import DCL, dcl, vmf_weight
 from nearfar.objectives.debiased import Debiased, debiased, debiased_floor
+from nearfar.objectives.decoupled_uniformity import DecoupledUniformity, centroid_alignment, decoupled_uniformity
+from nearfar.objectives.dense_contrast import (
+    DenseContrast,
+    dense_contrast,
+    grid_centres,
+    match_positions,
+    near_cells,
+    near_points,
+)
+from nearfar.objectives.focal import FocalSupCon, focal, focal_supcon
+from nearfar.objectives.gml import GML, gml
+from nearfar.objectives.hmlc import HMLC, hmlc, path_ids
 from nearfar.objectives.info_nce import InfoNCE, info_nce
+from nearfar.objectives.kernel_mixture import KernelInfoNCE, KernelMixture, kernel_info_nce, kernel_mixture
+from nearfar.objectives.lorentz_clip import LorentzCLIP, entailment, lorentz_clip
+from nearfar.objectives.macl import MACL, macl, macl_state, macl_temperature
+from nearfar.objectives.margin import Margin, margin
+from nearfar.objectives.multi_similarity import MultiSimilarity, multi_similarity
+from nearfar.objectives.multi_view import (
+    MVDHEL,
+    MultiViewBaseline,
+    MVInfoNCE,
+    multi_view_baseline,
+    mv_dhel,
+    mv_infonce,
+)
+from nearfar.objectives.mutual_information import MutualInformation, gaussian_information, mutual_information
+from nearfar.objectives.n_pairs import NPairs, n_pairs
+from nearfar.objectives.nce import BinaryNCE, RankingNCE, binary_nce, ranking_nce
 from nearfar.objectives.nt_xent import NTXent, nt_xent
+from nearfar.objectives.patch_nce import PatchNCE, patch_nce
+from nearfar.objectives.poly_view import PolyView, information_bound, poly_view
 from nearfar.objectives.ranked_clip import RankedCLIP, fuse_fields, ranked_clip, relevance_weight
+from nearfar.objectives.renyi import Renyi, renyi
 from nearfar.objectives.siglip import SigLIP, siglip
+from nearfar.objectives.smoothed_clip import SmoothedCLIP, smoothed_clip
+from nearfar.objectives.spectral import Spectral, spectral
 from nearfar.objectives.supcon import SupCon, supcon
+from nearfar.objectives.supremix import SupReMix, label_mixtures, supremix
+from nearfar.objectives.triplet import Triplet, triplet, triplet_count
 
 __all__ = [
+    "CACR",
     "CLIP",
     "DCL",
+    "GML",
+    "HMLC",
+    "MACL",
+    "MVDHEL",
+    "AlignUniform",
+    "BinaryNCE",
+    "BlockContrast",
+    "CACRMomentum",
+    "Circle",
     "Debiased",
+    "DecoupledUniformity",
+    "DenseContrast",
+    "FocalSupCon",
     "InfoNCE",
+    "KernelInfoNCE",
+    "KernelMixture",
+    "LorentzCLIP",
+    "MVInfoNCE",
+    "Margin",
+    "MultiSimilarity",
+    "MultiViewBaseline",
+    "MutualInformation",
+    "NPairs",
     "NTXent",
+    "PatchNCE",
+    "PolyView",
     "RankedCLIP",
+    "RankingNCE",
+    "Renyi",
     "SigLIP",
+    "SmoothedCLIP",
+    "Spectral",
     "SupCon",
+    "SupReMix",
+    "Triplet",
+    "align_uniform",
+    "alignment",
+    "binary_nce",
+    "block_contrast",
+    "cacr",
+    "cacr_momentum",
+    "cacr_parts",
+    "centroid_alignment",
+    "circle",
     "clip",
     "dcl",
     "debiased",
     "debiased_floor",
+    "decoupled_uniformity",
+    "dense_contrast",
+    "entailment",
+    "focal",
+    "focal_supcon",
     "fuse_fields",
+    "gaussian_information",
+    "gml",
+    "grid_centres",
+    "hmlc",
     "info_nce",
+    "information_bound",
+    "kernel_info_nce",
+    "kernel_mixture",
+    "label_mixtures",
+    "lorentz_clip",
+    "macl",
+    "macl_state",
+    "macl_temperature",
+    "margin",
+    "match_positions",
+    "multi_similarity",
+    "multi_view_baseline",
+    "mutual_information",
+    "mv_dhel",
+    "mv_infonce",
+    "n_pairs",
+    "near_cells",
+    "near_points",
     "nt_xent",
+    "patch_nce",
+    "path_ids",
+    "poly_view",
     "ranked_clip",
+    "ranking_nce",
     "relevance_weight",
+    "renyi",
     "siglip",
+    "smoothed_clip",
+    "spectral",
     "supcon",
+    "supremix",
+    "triplet",
+    "triplet_count",
+    "uniformity",
     "vmf_weight",
 ]

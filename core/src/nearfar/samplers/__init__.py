@@ -6,6 +6,7 @@
     SingleGroup            every batch from one group: a data set, a style, a bucket of lengths
     MixedGroups            every batch from all groups in fixed proportions
     NoDuplicates           no two samples of a batch share a text, an image or another key
+    Shards                 every sample once, from few shards at a time
 
 All yield global batches of positions; where several sources stand one after another, `groups_of` numbers them.
 """
@@ -16,9 +17,10 @@ from nearfar.samplers.classes import Hierarchical, PerClass
 from nearfar.samplers.grouped import MixedGroups, SingleGroup, groups_of
 from nearfar.samplers.make import make_sampler
 from nearfar.samplers.order import Sequential, Shuffle
+from nearfar.samplers.shards import Shards
 from nearfar.samplers.unique import NoDuplicates, hash_keys
 
 __all__ = [
-    "Balanced", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential", "Shuffle",
-    "SingleGroup", "Weighted", "groups_of", "hash_keys", "make_sampler",
+    "Balanced", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential", "Shards",
+    "Shuffle", "SingleGroup", "Weighted", "groups_of", "hash_keys", "make_sampler",
 ]  # fmt: skip

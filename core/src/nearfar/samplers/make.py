@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nearfar.checks import expect
 from nearfar.config import SamplerConfig
 from nearfar.samplers.balanced import Balanced
@@ -11,14 +13,15 @@ from nearfar.samplers.base import Sampler
 from nearfar.samplers.classes import Hierarchical, PerClass
 from nearfar.samplers.grouped import MixedGroups, SingleGroup
 from nearfar.samplers.order import Shuffle
-from nearfar.samplers.unique import NoDuplicates
+from nearfar.samplers.shards import Shards
+from nearfar.samplers.unique import NoDuplicates, hash_keys
 
 if TYPE_CHECKING:
     from nearfar.data import Source
 
 COLUMNS = {
     "per-class": "label", "balanced": "label", "hierarchical": "path", "single-group": "group", "mixed-groups": "group",
-    "no-duplicates": "key",
+    "no-duplicates": "key", "shards": "shard",
 }  # fmt: skip
 
 
@@ -44,6 +47,10 @@ def make_sampler(
     if kind == "shuffle":
         return Shuffle(len(source), batch_size, seed, drop_last)
     values = column(source, config.column or COLUMNS[kind])
+    if values.dtype.kind in "OUS":  # texts stand for groups, or keys, that are equal
+        values = (
+            hash_keys(values.tolist())[:, 0] if kind == "no-duplicates" else np.unique(values, return_inverse=True)[1]
+        )
     if kind == "per-class":
         per_class = config.num_per_class
         expect(batch_size % per_class == 0, "trainer.batch_size", f"a multiple of sampler.num_per_class {per_class}",
@@ -62,4 +69,6 @@ def make_sampler(
         )  # fmt: skip
     if kind == "mixed-groups":
         return MixedGroups(values, batch_size, power=config.power, length=config.length, seed=seed)
+    if kind == "shards":
+        return Shards(values, batch_size, lanes=config.lanes, window=config.window, seed=seed, drop_last=drop_last)
     return NoDuplicates(values, batch_size, seed=seed, drop_last=drop_last)

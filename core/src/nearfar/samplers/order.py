@@ -8,7 +8,7 @@ from nearfar.checks import expect
 from nearfar.samplers.base import Planned, Slices, check_batch, generator
 
 
-class _Order(Planned):
+class Ordered(Planned):
     """Batches cut from an order of the samples."""
 
     kept = ("num_samples", "batch_size", "drop_last")
@@ -36,7 +36,7 @@ class _Order(Planned):
         return Slices(self.order(epoch), self.batch_size)
 
 
-class Shuffle(_Order):
+class Shuffle(Ordered):
     """Every sample once an epoch, in an order that (seed, epoch) alone decides.
 
     Args:
@@ -49,7 +49,7 @@ class Shuffle(_Order):
         ValueError: drop_last with a batch larger than the data, of which nothing would be left.
     """
 
-    kept = (*_Order.kept, "seed")
+    kept = (*Ordered.kept, "seed")
 
     def __init__(self, num_samples: int, batch_size: int, seed: int = 0, drop_last: bool = True) -> None:
         super().__init__(num_samples, batch_size, drop_last, seed)
@@ -59,7 +59,7 @@ class Shuffle(_Order):
         return generator(self.seed, epoch).permutation(self.num_samples)
 
 
-class Sequential(_Order):
+class Sequential(Ordered):
     """Every sample once, in the order of the source; for evaluation.
 
     Args:

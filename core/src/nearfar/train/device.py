@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def accelerator(config: TrainerConfig) -> Accelerator:
     expect(
         config.precision != "fp16" or not cpu, "trainer.precision", "'no' or 'bf16' on a CPU", config.precision
     )  # fmt: skip
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        name = f"ACCELERATE_USE_{plugin}"
+        expect(
+            os.environ.get(name, "false").lower() != "true",
+            "accelerate launch", "no plugin that shards; trainer.parallel 'fsdp' does", f"{name}={os.environ.get(name)}"
+        )  # fmt: skip
     if AcceleratorState._shared_state:  # a former run of this process may have used another precision
         AcceleratorState._reset_state()
     ours = not torch.distributed.is_initialized()

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
 from nearfar import distributed
@@ -18,7 +19,7 @@ from nearfar.config import OptimiserConfig, TrainerConfig
 from nearfar.gradcache import GradCache
 from nearfar.method import Method, Progress, Terms
 from nearfar.schedules import Schedule, scaled_lr
-from nearfar.train import cache, optim
+from nearfar.train import cache, optim, sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,15 +59,17 @@ class Engine:
         self.embedding: Tensor | None = None
         self.progress = Progress(steps=steps)
         self.features = features
+        self.sharded = config.parallel == "fsdp" and distributed.world() > 1
+        if self.sharded:
+            sharding.shard(method, accelerator.device)
         self._parameters = {name: list(params) for name, params in method.optimisers().items()}
         built = {n: optim.build(method, p, optimiser, self.peak) for n, p in self._parameters.items()}
-        prepared = accelerator.prepare(method, *built.values())
-        self.wrapped = prepared[0]
+        self.wrapped: Any = method if self.sharded else accelerator.prepare(method)
+        self.optimisers: dict[str, Any] = {name: accelerator.prepare_optimizer(one) for name, one in built.items()}
         if isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
             # Every process computes the same queues, teachers and batch statistics; none needs another's. Set here,
             # since the constructor's argument has had two names.
             self.wrapped.broadcast_buffers = False
-        self.optimisers = dict(zip(built, prepared[1:], strict=True))
         self.cache = GradCache(
             partial(self.call, "encode"),
             wrapper=self.wrapped,
@@ -78,7 +81,19 @@ class Engine:
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a method of the wrapped module through its forward."""
-        return self.wrapped(name, *args)
+        if not self.sharded:
+            return self.wrapped(name, *args)
+        with self.accelerator.autocast():  # which `prepare` has put around the forward of the others
+            result = self.wrapped(name, *args)
+        return result if self.config.precision == "no" else convert_to_fp32(result)
+
+    def embed(self, batch: Batch, output: str) -> Tensor:
+        """The method's `features` in full precision, through the forward where parameters are sharded."""
+        if not self.sharded:
+            return self.method.features(batch, output)
+        features = self.wrapped("features", batch, output)
+        self.wrapped.reshard()  # no backward follows that would
+        return features
 
     def minimize(self, method: Method, batch: Batch) -> Terms:
         """One optimiser step on encode -> loss; `after_update` follows when the step was applied."""
@@ -108,12 +123,10 @@ class Engine:
         if self.applied:
             if scaled:
                 self.accelerator.unscale_gradients(optimiser)
+            if self.sharded:
+                sharding.average_scalars(params)
             self.method.on_gradients(self.progress)
-            if self.config.clip_norm:
-                norm = self.accelerator.clip_grad_norm_(params, self.config.clip_norm)
-            else:
-                norm = optim.gradient_norm(params)
-            self.gradient_norm = float(norm)  # type: ignore[arg-type]
+            self.gradient_norm = float(self._clipped_norm(params))
             finite = self.gradient_norm < float("inf")
             if finite or scaled:  # the scaler itself leaves out an overflown step and lowers its scale
                 self.rate = self.schedule(self.progress.step) * self.peak
@@ -121,7 +134,19 @@ class Engine:
                 optimiser.step()
             self.applied = finite and not optimiser.step_was_skipped
         optimiser.zero_grad(set_to_none=True)
+        if self.sharded:
+            self.wrapped.reshard()  # of a step whose loss was not finite; no-op after a backward
         return self.applied
+
+    def _clipped_norm(self, params: list[nn.Parameter]) -> Tensor:
+        """Norm of the gradients before clipping, over all processes."""
+        largest = self.config.clip_norm
+        if largest and not self.sharded:
+            return self.accelerator.clip_grad_norm_(params, largest)  # type: ignore[return-value]
+        norm = optim.gradient_norm(params)
+        if largest:
+            sharding.clip(params, norm, largest)
+        return norm
 
     # -- the gradient of a batch ---------------------------------------------------------------------------------------
 
@@ -134,7 +159,7 @@ class Engine:
         outputs, terms = [], Terms()
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            with nullcontext() if last else self.cache.no_sync():
                 z, terms = self.call("terms", part, targets[i], self.progress)
                 self._backward(terms, self.accelerator.backward, share=1 / len(parts))
             outputs.append({name: value.detach() for name, value in z.items()})

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from nearfar import distributed
-from nearfar.batch import to
+from nearfar.batch import Batch, to
 from nearfar.data import Loader, Source
 from nearfar.method import Method
 from nearfar.samplers import Sequential
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference_mode would mark what a sharded method gathers, and training could not use it again
 def extract(
     method: Method,
     source: Source,
@@ -22,6 +24,7 @@ def extract(
     workers: int = 0,
     max_bad_share: float = 0.01,
     device: torch.device | str = "cpu",
+    call: Callable[[Batch, str], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features and indices of every sample without augmentation.
 
@@ -33,6 +36,7 @@ def extract(
         workers: loader processes.
         max_bad_share: share of unreadable samples that may be replaced; the indices say by which.
         device: where the method is.
+        call: what gives the features of a batch and an output, where the method's `features` must not be called alone.
 
     Returns:
         Features [N, D] float32 and indices [N], on the CPU, in the source's order; the same on every process.
@@ -51,9 +55,9 @@ def extract(
     rows, indices = [], []
     for batch in loader.epoch(0):
         batch = to(batch, device, non_blocking=True)
-        feature = method.features(batch, output).float()
+        feature = (call or method.features)(batch, output).float()
         # Every process holds a slice of each global batch, so gathering per batch keeps the order.
         rows.append(distributed.gather(feature, grad=False).cpu())
         indices.append(distributed.gather(batch["index"], grad=False).cpu())
     method.train(was_training)
-    return torch.cat(rows).clone(), torch.cat(indices).clone()
+    return torch.cat(rows), torch.cat(indices)

@@ -12,9 +12,11 @@ from nearfar.train.checkpoint import CheckpointError
 if TYPE_CHECKING:
     from nearfar.train.trainer import Trainer
 
-# Where a run is written, how it is shown and how data is fetched change nothing in its numbers.
+# Where a run is written, how it is shown, how data is fetched and what each process holds of the model change nothing
+# in its numbers.
 FREE = (
     "trainer.output", "trainer.progress", "trainer.keep", "trainer.trackers", "trainer.checkpoint_every",
+    "trainer.parallel",
     "data.root", "data.workers", "data.memory_gb", "data.cache", "evaluate.",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from nearfar.checks import expect
 from nearfar.config import OptimiserConfig
+from nearfar.distributed import local, reduce_sum
 
 
 class LARS(Optimizer):
@@ -19,7 +20,8 @@ class LARS(Optimizer):
     With gradient :math:`g`, weight :math:`w`, decay :math:`\lambda` and trust :math:`\eta`:
     :math:`g' = g + \lambda w`, :math:`r = \eta \|w\| / \|g'\|` (1 where either norm is 0),
     :math:`v \leftarrow \mu v + r\,\mathrm{lr}\,g'`, :math:`w \leftarrow w - v`. The learning rate stands inside the
-    momentum buffer, as in the SimCLR reference. Groups with ``adapt=False`` (biases, norms) keep r = 1.
+    momentum buffer, as in the SimCLR reference. Groups with ``adapt=False`` (biases, norms) keep r = 1. The norms of a
+    sharded parameter are those of the whole, from one exchange a group.
 
     Args:
         params: parameters or groups; a group may hold ``adapt``.
@@ -52,20 +54,39 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                step = param.grad.add(param, alpha=group["weight_decay"])
-                if group["adapt"]:
-                    weight_norm, step_norm = param.norm(), step.norm()
-                    ratio = group["trust"] * weight_norm / step_norm
-                    step = step * torch.where((weight_norm > 0) & (step_norm > 0), ratio, torch.ones_like(ratio))
+            params = [param for param in group["params"] if param.grad is not None]
+            ratios = self._ratios(params, group) if group["adapt"] else [None] * len(params)
+            for param, ratio in zip(params, ratios, strict=True):
+                step = _decayed(param, group)
+                if ratio is not None:
+                    step = step * ratio
                 state = self.state[param]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(param)
-                velocity = state["momentum"].mul_(group["momentum"]).add_(step, alpha=group["lr"])
-                param.sub_(velocity)
+                velocity = local(state["momentum"]).mul_(group["momentum"]).add_(step, alpha=group["lr"])
+                local(param).sub_(velocity)
         return loss
+
+    @staticmethod
+    def _ratios(params: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
+        """r of each parameter."""
+        pairs = [torch.stack([local(param).norm(), _decayed(param, group).norm()]) for param in params]
+        cut = [i for i, param in enumerate(params) if local(param) is not param]
+        if cut:
+            squares = reduce_sum(torch.stack([pairs[i].double().square() for i in cut]))
+            for i, pair in zip(cut, squares.sqrt(), strict=True):
+                pairs[i] = pair.to(pairs[i].dtype)
+        ratios = []
+        for weight_norm, step_norm in pairs:
+            ratio = group["trust"] * weight_norm / step_norm
+            ratios.append(torch.where((weight_norm > 0) & (step_norm > 0), ratio, torch.ones_like(ratio)))
+        return ratios
+
+
+def _decayed(param: nn.Parameter, group: dict[str, Any]) -> Tensor:
+    """g' of this process's part."""
+    assert param.grad is not None  # the caller looked
+    return local(param.grad).add(local(param), alpha=group["weight_decay"])
 
 
 def freeze(method: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Module]:
@@ -93,7 +114,7 @@ def layer_depths(method: nn.Module) -> tuple[dict[str, int], int]:
     if not isinstance(encoder, nn.Module):
         return {}, 0
     while [n for n, _ in encoder.named_children()] == ["model"]:  # a wrapper around a library's model
-        encoder = encoder.model
+        encoder = encoder.get_submodule("model")
     prefix = next(n for n, m in method.named_modules() if m is encoder)
     layers: list[str] = []
     for name, child in encoder.named_children():
@@ -110,18 +131,19 @@ def layer_depths(method: nn.Module) -> tuple[dict[str, int], int]:
 def groups(method: nn.Module, params: Iterable[nn.Parameter], config: OptimiserConfig) -> list[dict[str, Any]]:
     """Parameter groups: no decay (and no LARS ratio) for vectors and scalars; a rate scale a layer where asked.
 
-    Each group holds `lr_scale`, by which the schedule's rate is multiplied.
+    Each group holds `lr_scale`, by which the schedule's rate is multiplied. Scalars have groups of their own, since
+    they stay whole where the others are sharded, and a fused step takes one kind of tensor.
     """
     chosen = {id(p) for p in params}
     depths, num_layers = layer_depths(method) if config.layer_decay < 1 else ({}, 0)
-    found: dict[tuple[bool, float], dict[str, Any]] = {}
+    found: dict[tuple[int, float], dict[str, Any]] = {}
     for name, param in method.named_parameters():
         if id(param) not in chosen or not param.requires_grad:
             continue
         plain = param.ndim <= 1
         scale = config.layer_decay ** (num_layers - depths[name]) if name in depths else 1.0
         group = found.setdefault(
-            (plain, scale),
+            (min(param.ndim, 2), scale),
             {"params": [], "weight_decay": 0.0 if plain else config.weight_decay, "lr_scale": scale},
         )
         group["params"].append(param)
@@ -149,8 +171,14 @@ def set_rate(optimiser: Any, lr: float) -> None:
 
 
 def gradient_norm(params: Iterable[nn.Parameter]) -> Tensor:
-    """Global norm of the gradients."""
+    """Norm of all gradients together, over all processes where they are sharded."""
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return torch.zeros(())
-    return torch.stack(torch._foreach_norm(grads)).norm()
+    norms = torch._foreach_norm([local(g) for g in grads])  # type: ignore[reportPrivateImportUsage]
+    cut = [local(g) is not g for g in grads]
+    if not any(cut):
+        return torch.stack(norms).norm()
+    squares = torch.stack(norms).double().square()
+    shared = squares.new_tensor(cut)
+    return (reduce_sum(squares @ shared) + squares @ (1 - shared)).sqrt().to(norms[0].dtype)

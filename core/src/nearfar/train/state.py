@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar import distributed
-from nearfar.train import checkpoint, identity, randomness
+from nearfar.train import checkpoint, identity, randomness, sharding
 from nearfar.train.run import environment
 
 if TYPE_CHECKING:
@@ -22,10 +22,13 @@ def save(trainer: Trainer) -> None:
         return
     run, scaler = trainer.run, trainer.accelerator.scaler
     random = distributed.gather_objects(randomness.capture())
+    # Parts of a sharded run come together, so every process takes part.
+    model = sharding.model_state(trainer.method)
+    optimisers = {name: sharding.optimiser_state(o) for name, o in trainer.engine.optimisers.items()}
     if distributed.is_main():
         folder = run.path / "checkpoints"
         state = {
-            "optimisers": {n: o.state_dict() for n, o in trainer.engine.optimisers.items()},
+            "optimisers": optimisers,
             "scaler": {} if scaler is None else scaler.state_dict(),
             "random": random,
             "sampler": trainer.sampler.state_dict(),
@@ -33,7 +36,7 @@ def save(trainer: Trainer) -> None:
             "logs": {file: run.size(file) for file in ("metrics.jsonl", "faults.jsonl")},
         }
         meta = {"identity": trainer.identity, "world": distributed.world(), "versions": environment()["versions"]}
-        checkpoint.save(folder, trainer.step, trainer.method.state_dict(), state, meta)
+        checkpoint.save(folder, trainer.step, model, state, meta)
         if trainer.best:
             run.write("checkpoints/best.json", trainer.best)
         checkpoint.prune(folder, trainer.config.keep, {trainer.best["step"]} if trainer.best else set())
@@ -50,9 +53,9 @@ def restore(trainer: Trainer, path: Path) -> None:
     """
     model, state, manifest = checkpoint.load(path)
     identity.compare(path, manifest["identity"], trainer.identity)
-    trainer.method.load_state_dict(model)
+    sharding.load_model(trainer.method, model)
     for name, optimiser in trainer.engine.optimisers.items():
-        optimiser.load_state_dict(state["optimisers"][name])
+        sharding.load_optimiser(optimiser, state["optimisers"][name])
     if state["scaler"] and trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     trainer.sampler.load_state_dict(state["sampler"])

@@ -160,6 +160,7 @@ class Trainer:
         if config.compile:
             for child in self.method.children():
                 child.compile()
+        self.identity = identity.describe(self)  # sharding gives the method's class another name
         self.engine = Engine(
             self.accelerator, self.method, config, self.optimiser,
             steps=self.steps, steps_per_epoch=self.sampler.num_batches(0), features=self.features,
@@ -170,7 +171,6 @@ class Trainer:
             self.data.train, self.sampler, workers=self.workers, seed=config.seed, max_bad_share=self.max_bad_share,
             rank=distributed.rank(), world=distributed.world(),
         )  # fmt: skip
-        self.identity = identity.describe(self)
         if found is not None:
             state.restore(self, found)
         elif distributed.is_main():  # killed before its first checkpoint: what it logged is written again
@@ -348,7 +348,8 @@ class Trainer:
 
         source = source or (self.data.train if train else self.data.test)
         return extract(self.method, source, output=output, batch_size=self.config.batch_size, workers=self.workers,
-                       max_bad_share=self.max_bad_share, device=self.accelerator.device)  # fmt: skip
+                       max_bad_share=self.max_bad_share, device=self.accelerator.device,
+                       call=self.engine.embed)  # fmt: skip
 
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
         """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
