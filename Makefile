@@ -41,6 +41,7 @@ bench: $(VENV)/.ready-peers
 	$(BIN)/python benchmarks/queues.py
 	$(BIN)/python benchmarks/sinkhorn.py
 	$(BIN)/python benchmarks/gradcache.py
+	$(BIN)/python benchmarks/worlds.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pyright

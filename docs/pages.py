@@ -30,10 +30,11 @@ RESULTS = HERE.parent / "benchmarks" / "results"
 MODULES = (
     "nearfar.contrast", "nearfar.method", "nearfar.methods", "nearfar.train", "nearfar.config", "nearfar.recipe",
     "nearfar.data", "nearfar.batch", "nearfar.rng", "nearfar.views", "nearfar.models", "nearfar.heads",
-    "nearfar.memory", "nearfar.negatives", "nearfar.prototypes", "nearfar.lorentz", "nearfar.momentum", "nearfar.samplers",
-    "nearfar.schedules", "nearfar.distributed", "nearfar.ring", "nearfar.gradcache", "nearfar.worlds",
-    "nearfar.evaluate", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin", "nearfar.testing",
-    "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights", "nearfar_images.data",
+    "nearfar.memory", "nearfar.negatives", "nearfar.prototypes", "nearfar.lorentz", "nearfar.momentum",
+    "nearfar.samplers", "nearfar.schedules", "nearfar.distributed", "nearfar.ring", "nearfar.gradcache",
+    "nearfar.worlds", "nearfar.evaluate", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin",
+    "nearfar.testing", "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
+    "nearfar_images.data",
 )  # fmt: skip
 
 # A line of its own such as `L_i = ...` opens a formula in a docstring.

@@ -129,8 +129,9 @@ class Form:
             inverse = torch.full((self.num_columns,), -1, dtype=torch.long, device=own.device)
             own = inverse.index_put_((own[own >= 0],), rows[own >= 0])
         return replace(
-            self, anchor=self.candidate, candidate=self.anchor, unit=self.unit[::-1], targets=None, labels=labels, own=own,
-            logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight), log_weight=_t(self.log_weight),
+            self, anchor=self.candidate, candidate=self.anchor, unit=self.unit[::-1], targets=None, labels=labels,
+            own=own, logits=_t(self.logits), positive=_t(self.positive), weight=_t(self.weight),
+            log_weight=_t(self.log_weight),
             denominator=self.denominator if isinstance(self.denominator, str) else _t(self.denominator),
             group=None if self.group is None else (self.group[1], self.group[0]),
             ignore=tuple((y, x) for x, y in self.ignore),

@@ -204,7 +204,7 @@ def _self_gradient(z: Tensor, plan: _Plan, s: float, share: Share) -> Tensor:
 def _strips(
     a: Tensor, c: Tensor, plan: _Plan, s: float, needs: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """Log sums, and gradients made ahead: of each anchor for its own sum, of the candidates for the expected weights."""
+    """Log sums, and gradients made ahead: of each anchor for its own sum, of candidates for the expected weights."""
     need_a, need_c = needs[0] or needs[2], needs[1]
     rows = a.new_empty(len(a))
     buffer = Buffer(min(plan.size, len(a)) * len(c), a)

@@ -31,7 +31,7 @@ class DataConfig:
 
     root: str = ""
     """folder of images (labelled: one subfolder a class; or flat), or the folder that holds a named dataset; of
-    webdataset a folder or pattern of tar files; of hf a folder, a parquet or arrow file, or a name on the hub"""
+    webdataset a folder, pattern or address of tar files; of hf a folder, a parquet file, or a name on the hub"""
     source: str = "folder"
     """"folder", "webdataset" (tar shards), "hf" (Hugging Face datasets), "digits" (shipped with scikit-learn), or a
     dataset that the plugin knows by name, e.g. fashion-mnist"""
@@ -53,7 +53,9 @@ class DataConfig:
     memory_gb: float = 4.0
     """cap of the decoded uint8 memory map; a larger source is decoded anew each epoch"""
     cache: str = ""
-    """folder of the memory map; empty: nearfar's folder in the user's cache"""
+    """folder of the memory map, of shards' indices and copies; empty: nearfar's folder in the user's cache"""
+    cache_gb: float = 50.0
+    """cap of the copies of webdataset shards that lie on other machines"""
     max_bad_share: float = 0.01
     """share of unreadable samples that may be replaced before the run stops"""
 
@@ -72,6 +74,7 @@ class DataConfig:
         )  # fmt: skip
         expect(self.workers >= 0, "data.workers", "0 or more", self.workers)
         expect(self.memory_gb >= 0, "data.memory_gb", "0 or more", self.memory_gb)
+        expect_positive("data.cache_gb", self.cache_gb)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,8 @@
-"""Open tar files, and their indices in the cache."""
+"""Indices of tar files in the cache."""
 
 from __future__ import annotations
 
 import json
-import os
-import threading
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,35 +10,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nearfar.data.tars import Index, Texts
-
-OPEN = 32
-"""files that a thread keeps open"""
-
-
-class Files(threading.local):
-    """Files that this thread has open, the latest used last."""
-
-    def __init__(self) -> None:
-        self.open: dict[Path, _File] = {}
-
-    def __reduce__(self) -> tuple[type[Files], tuple[()]]:
-        return Files, ()  # a worker opens its own
-
-    def number(self, path: Path) -> int:
-        """The file's descriptor, good until this thread has asked for OPEN others."""
-        found = self.open.pop(path, None) or _File(path)
-        self.open[path] = found
-        if len(self.open) > OPEN:
-            self.open.pop(next(iter(self.open)))
-        return found.number
-
-
-class _File:
-    """An open file, closed with its last reference."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        weakref.finalize(self, os.close, self.number)
 
 
 def save(path: Path, index: Index) -> None:

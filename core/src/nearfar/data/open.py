@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nearfar.checks import expect_choice
 from nearfar.config import DataConfig
@@ -44,11 +45,15 @@ def open_data(
     elif config.source in named:
         found = named[config.source](config)
     elif config.source in ("webdataset", "hf"):
-        found = (open_shards if config.source == "webdataset" else open_hf)(
-            config.root, image=config.image_column, label=config.label_column, columns=config.columns,
-            channels=config.channels or 3, shorter=shorter_side(config), cache=config.cache,
-            max_bad_share=config.max_bad_share,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "image": config.image_column, "label": config.label_column, "columns": config.columns,
+            "channels": config.channels or 3, "shorter": shorter_side(config), "cache": config.cache,
+            "max_bad_share": config.max_bad_share,
+        }  # fmt: skip
+        if config.source == "webdataset":
+            found = open_shards(config.root, cache_gb=config.cache_gb, **options)
+        else:
+            found = open_hf(config.root, **options)
     elif Path(config.root).suffix.lower() in (".npy", ".npz") and not Path(config.root).is_dir():
         found = open_arrays(config.root, channels=config.channels)
     else:

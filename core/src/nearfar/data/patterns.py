@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nearfar.checks import expect
 from nearfar.data.folder import TEST, TRAIN, natural
+from nearfar.data.places import REMOTE, protocol
 
 SHARDS = 1_000_000
 """archives that one pattern may name"""
@@ -43,20 +44,22 @@ def expand(pattern: str) -> list[str]:
     return texts
 
 
-def archives(root: str) -> tuple[Path, list[Path], list[Path]]:
+def archives(root: str) -> tuple[Path, Sequence[Path | str], list[Path]]:
     """The folder they lie in, the tar files that a folder or pattern means, and links out of the folder, left out.
 
+    Addresses of other machines are taken as they stand, without asking whether there is anything.
+
     Raises:
-        FileNotFoundError: nothing there, or some of the archives missing.
-        ValueError: a pattern that is none, or an address of another machine.
+        FileNotFoundError: no archives by this pattern.
+        ValueError: a pattern that is none, or an address of an unknown protocol, or with wildcards.
     """
     expect(bool(root), "data.root", "a folder of tar files or a pattern", "nothing; give it with --data.root PATTERN")
-    remote = re.match(r"(\w+://|pipe:)", root)
-    expect(
-        not remote or root.startswith("file://"), "data.root", "files of this machine, since samples are read by their "
-        "place in a shard", f"{root}; copy the shards here, or mount the bucket as a folder",
-    )  # fmt: skip
-    root = str(Path(root.removeprefix("file://")).expanduser())
+    root = root.removeprefix("file://")
+    if protocol(root):
+        expect(protocol(root) in REMOTE and not glob.has_magic(root), "data.root", f"files, or addresses by "
+               f"{', '.join(REMOTE)} with all names spelt out, as in shards-{{0000..0099}}.tar", root)  # fmt: skip
+        return Path(), list(dict.fromkeys(expand(root))), []
+    root = str(Path(root).expanduser())
     folder = Path(root)
     if folder.is_dir():
         within = folder.resolve()
@@ -71,9 +74,6 @@ def archives(root: str) -> tuple[Path, list[Path], list[Path]]:
         matched = sorted(glob.glob(text, recursive=True), key=natural) if glob.has_magic(text) else [text]
         expect(bool(matched), "data.root", f"tar files by {text}", "none", FileNotFoundError)
         found.extend(Path(file) for file in matched)
-    missing = [str(file) for file in found if not file.is_file()]
-    expect(not missing, "data.root", f"{len(found)} tar files", f"{len(missing)} that do not exist, "
-           f"e.g. {', '.join(missing[:3])}", FileNotFoundError)  # fmt: skip
     expect(len(set(found)) == len(found), "data.root", "every archive once", root)
     return folder.parent, found, []
 

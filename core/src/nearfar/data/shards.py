@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from nearfar.data.fields import Labels, as_column, read_labels
 from nearfar.data.kept import kept
 from nearfar.data.memorymap import cache_folder
 from nearfar.data.patterns import archives, split
+from nearfar.data.places import Places, protocol
 from nearfar.data.source import BadSample, Data, Fault, TooManyFaults, allowed_faults, digest
-from nearfar.data.tars import Index, Texts, read_at, read_index
+from nearfar.data.tars import Index, group, members
 
 IMAGES = tuple(extension[1:] for extension in EXTENSIONS)
 
@@ -33,7 +33,7 @@ class TarShards:
     and members that only Python's pickle can read are refused.
 
     Args:
-        shards: tar files without compression; their order is that of the samples.
+        shards: tar files without compression, or addresses of such (see Places); their order is that of the samples.
         name: for people; empty: of the first shard.
         image: extension of the image, e.g. "jpg"; empty: the one of each sample; samples without any are bad.
         label: extension or `json.FIELD` of the label; empty: "cls" where there are any; "none": no labels.
@@ -41,7 +41,8 @@ class TarShards:
         class_names: classes known beforehand, of the training split.
         channels: 1 or 3.
         shorter: larger images are reduced to this shorter side; 0: none.
-        cache: folder of the indices; empty: nearfar's in the user's cache.
+        cache: folder of the indices and of copies; empty: nearfar's in the user's cache.
+        cache_gb: cap of the copies of shards on other machines, in 10^9 bytes.
 
     Integers are class numbers; texts are class names, numbered in natural order. A sample without a label, or with
     another one than a class, is bad: a loader replaces and counts it.
@@ -62,16 +63,16 @@ class TarShards:
         channels: int = 3,
         shorter: int = 0,
         cache: str = "",
+        cache_gb: float = 50.0,
     ) -> None:
         expect(len(shards) > 0, "shards", "one or more", "none")
         expect(channels in (1, 3), "channels", "1 or 3", channels)
-        self.shards, self.columns = [Path(shard) for shard in shards], tuple(columns)
-        self.name, self.channels, self.shorter = name or self.shards[0].stem, channels, shorter
+        self._places = Places(shards, cache_folder(cache) / "shard-files", cache_gb * 1e9)
+        self.shards, self.columns = self._places.shards, tuple(columns)
+        self.name, self.channels, self.shorter = name or self._places.name(0), channels, shorter
         self.shape: tuple[int, ...] = ()
-        self.cache = cache_folder(cache) / "shards"
-        self._stats = [os.stat(shard) for shard in self.shards]
-        self._files = archive.Files()
-        self._join(self._indices())
+        self._cache = cache_folder(cache) / "shards"
+        self._join(self._indices(label))
         expect(len(self) > 0, self.name, "samples, files KEY.EXTENSION in tar files", "none")
         self._image = self._choose_image(image)
         for column in self.columns:
@@ -79,39 +80,68 @@ class TarShards:
         self.bad: dict[int, Fault] = {}
         if self._image is not None:
             for i in np.flatnonzero(self._image < 0).tolist():
-                self.bad[i] = Fault(i, self.path(i), f"no image among {', '.join(self._extensions_of(i))}")
+                self.bad[i] = Fault(i, self.path(i), f"no image among {', '.join(self._all.extensions_of(i))}")
         self._label(label, tuple(class_names))
 
-    def _indices(self) -> list[Index]:
-        indices, broken = [], []
-        for number, shard in enumerate(self.shards):
+    def _indices(self, label: str) -> list[Index]:
+        """The index of every shard; while one is at hand its labels are kept too."""
+        broken: list[str] = []
+        numbers = {shard: number for number, shard in enumerate(self.shards)}
+
+        def work(shard: Path | str) -> Index | None:
             try:
-                place = self.cache / f"{self._digest(number)}.safetensors"
-                indices.append(kept(place, archive.load, partial(read_index, shard), archive.save))
+                index = self._index(numbers[shard])
+                column = label or ("cls" if "cls" in index.extensions else "none")
+                if protocol(shard) and column != "none" and fields.locate(column, index.extensions):
+                    self._column(numbers[shard], column, index)
+                return index
             except ValueError as error:
                 broken.append(f"{shard}: {error}")
+                return None
+
+        found = self._places.each(work)
+        broken.sort()
         more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
         expect(not broken, "data.root", f"{len(self.shards)} whole tar files", f"{len(broken)} that are not: "
                f"{'; '.join(broken[:5])}{more}")  # fmt: skip
-        return indices
+        return [index for index in found if index is not None]
 
-    def _digest(self, number: int, *parts: str) -> str:
-        stat = self._stats[number]
-        place = str(self.shards[number].resolve())
-        return digest("tar-1", place, f"{stat.st_size} {stat.st_mtime_ns}", *parts)
+    def _index(self, number: int) -> Index:
+        def make() -> Index:
+            with self._places.opened(number) as file:
+                return group(members(file, self._places.stamps[number][0]))
+
+        return kept(self._cache / f"{self._places.digest(number)}.safetensors", archive.load, make, archive.save)
+
+    def _column(self, number: int, column: str, index: Index | None = None) -> list[Any]:
+        """A column of one shard, {"fault": why} where a value cannot be read."""
+
+        def make() -> list[Any]:
+            found = index or self._index(number)
+            with self._places.opened(number) as file:
+                return [self._value(found, row, column, file) for row in range(len(found.keys))]
+
+        return kept(self._cache / f"{self._places.digest(number, column)}.json", _load_json, make, _save_json)
+
+    def _value(self, index: Index, row: int, column: str, file: int) -> Any:
+        try:
+            value = self._field(index, row, column, file)
+        except Exception as error:  # decoders raise nearly anything on broken content
+            return {"fault": str(error)}
+        scalar = isinstance(value, (bool, int, float, str))
+        return value if scalar else {"fault": f"{column} is {type(value).__name__}, no number or text"}
+
+    def _field(self, index: Index, row: int, column: str, file: int) -> Any:
+        extension, field = fields.locate(column, index.extensions) or (column.split(".")[0], "")
+        have = index.extensions_of(row)
+        expect(extension in have, "sample", f"a member .{extension}", f"{', '.join(have)} alone")
+        member = int(index.first[row]) + have.index(extension)
+        return fields.read(extension, field, index.content(member, file), self.channels, self.shorter)
 
     def _join(self, indices: Sequence[Index]) -> None:
         """All shards' arrays one after another."""
-        self.extensions = tuple(dict.fromkeys(name for index in indices for name in index.extensions))
-        codes = {name: code for code, name in enumerate(self.extensions)}
-        renamed = [np.array([codes[n] for n in index.extensions], np.int32)[index.extension] for index in indices]
-        self._keys = Texts.joined([index.keys for index in indices])
-        self._extension = np.concatenate(renamed)
-        self._offset = np.concatenate([index.offset for index in indices])
-        self._size = np.concatenate([index.size for index in indices])
-        starts = np.cumsum([0, *(len(index.offset) for index in indices)])
-        firsts = [index.first[:-1] + start for index, start in zip(indices, starts, strict=False)]
-        self._first = np.concatenate([*firsts, starts[-1:]])
+        self._all = Index.joined(indices)
+        self.extensions = self._all.extensions
         self._shard = np.repeat(np.arange(len(indices)), [len(index.keys) for index in indices])
         self.skipped = [
             Fault(-1, f"{shard}/{name!r}", reason)
@@ -127,11 +157,11 @@ class TarShards:
             expect(bool(self.columns), self.name, f"images ({', '.join(IMAGES)})", f"samples of {self._known()}; name "
                    "the image's extension with data.image_column")  # fmt: skip
             return None
-        rows = np.flatnonzero(np.isin(self._extension, [self.extensions.index(name) for name in present]))
-        sample = np.searchsorted(self._first, rows, side="right") - 1
+        rows = np.flatnonzero(np.isin(self._all.extension, [self.extensions.index(name) for name in present]))
+        sample = np.searchsorted(self._all.first, rows, side="right") - 1
         twice = sample[:-1][sample[:-1] == sample[1:]]
         if len(twice):
-            several = ", ".join(name for name in self._extensions_of(int(twice[0])) if name in present)
+            several = ", ".join(name for name in self._all.extensions_of(int(twice[0])) if name in present)
             expect(False, "data.image_column", f"which of {several} is the image, e.g. in {self.path(int(twice[0]))}",
                    "nothing")  # fmt: skip
         member = np.full(len(self), -1, dtype=np.int64)
@@ -155,27 +185,22 @@ class TarShards:
             self.bad.setdefault(i, Fault(i, self.path(i), reason))
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._all.keys)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if i in self.bad:
             raise BadSample(self.bad[i])
         sample: dict[str, Any] = {"index": i}
         try:
-            if self._image is not None:
-                raw = io.BytesIO(self._read(i, int(self._image[i])))
-                sample["image"] = decode(raw, channels=self.channels, shorter=self.shorter)
-            for column in self.columns:
-                sample[column] = self._field(i, column)
+            with self._places.opened(int(self._shard[i])) as file:
+                if self._image is not None:
+                    raw = io.BytesIO(self._all.content(int(self._image[i]), file))
+                    sample["image"] = decode(raw, channels=self.channels, shorter=self.shorter)
+                for column in self.columns:
+                    sample[column] = self._field(self._all, i, column, file)
         except Exception as error:  # decoders raise nearly anything on broken content
             raise BadSample(Fault(i, self.path(i), f"{type(error).__name__}: {error}")) from error
         return sample if self.labels is None else {**sample, "label": int(self.labels[i])}
-
-    def _read(self, i: int, member: int) -> bytes:
-        offset, size = int(self._offset[member]), int(self._size[member])
-        raw = read_at(self._files.number(self.shards[self._shard[i]]), size, offset)
-        expect(len(raw) == size, "content", f"{size} bytes at byte {offset}", len(raw), OSError)
-        return raw
 
     def _within(self, column: str) -> tuple[str, str] | None:
         """The extension that holds a column, and the field within it."""
@@ -187,34 +212,9 @@ class TarShards:
         expect(fields.readable(extension) and (field != "" or fields.kind(extension) != "json"), option,
                f"one of {known}, of json a field json.FIELD", f"{column!r}{fields.danger(column)}")  # fmt: skip
 
-    def _field(self, i: int, column: str) -> Any:
-        extension, field = self._within(column) or ("", "")
-        code = self.extensions.index(extension)
-        for member in range(self._first[i], self._first[i + 1]):
-            if self._extension[member] == code:
-                return fields.read(extension, field, self._read(i, member), self.channels, self.shorter)
-        raise ValueError(f"no {extension} among {', '.join(self._extensions_of(i))}")
-
     def _values(self, column: str) -> list[Any]:
         """A column's values, {"fault": why} where one cannot be read; kept for every shard."""
-        values: list[Any] = []
-        ends = np.cumsum(np.bincount(self._shard, minlength=len(self.shards)))
-        for number, end in enumerate(ends.tolist()):
-            start = len(values)
-            place = self.cache / f"{self._digest(number, column)}.json"
-            values += kept(place, _load_json, partial(self._range, column, start, end), _save_json)
-        return values
-
-    def _range(self, column: str, start: int, end: int) -> list[Any]:
-        return [self._value(i, column) for i in range(start, end)]
-
-    def _value(self, i: int, column: str) -> Any:
-        try:
-            value = self._field(i, column)
-        except Exception as error:
-            return {"fault": str(error)}
-        scalar = isinstance(value, (bool, int, float, str))
-        return value if scalar else {"fault": f"{column} is {type(value).__name__}, no number or text"}
+        return list(itertools.chain.from_iterable(self._column(number, column) for number in range(len(self.shards))))
 
     def column(self, name: str) -> np.ndarray | None:
         """A value a sample: "key", "shard" (its number), an extension or `json.FIELD`; None: there is no such column.
@@ -225,27 +225,23 @@ class TarShards:
         if name == "shard":
             return self._shard
         if name == "key":
-            return as_column(list(self._keys), name, self.name)
+            return as_column(list(self._all.keys), name, self.name)
         return None if self._within(name) is None else as_column(self._values(name), name, self.name)
-
-    def _extensions_of(self, i: int) -> list[str]:
-        return [self.extensions[code] for code in self._extension[self._first[i] : self._first[i + 1]]]
 
     def _known(self) -> str:
         return ", ".join(self.extensions[:20])
 
     def path(self, i: int) -> str:
         """The shard, and the sample's name in it."""
-        return f"{self.shards[self._shard[i]]}/{self._keys[i]}"
+        return f"{self.shards[self._shard[i]]}/{self._all.keys[i]}"
 
     def fingerprint(self) -> str:
         """Hash of the shards' names, sizes and times, the place of every sample, labels and how they are read."""
-        stats = np.array([(stat.st_size, stat.st_mtime_ns) for stat in self._stats])
         labels = np.zeros(0, dtype=np.int64) if self.labels is None else self.labels
         image = np.zeros(0, dtype=np.int64) if self._image is None else self._image
         how = f"{self.channels} {self.label} {' '.join(self.columns)}"
-        names = "\0".join(shard.name for shard in self.shards)
-        return digest("shards-1", how, names, stats, self._offset, image, labels)
+        names = [f"{self._places.name(i)} {size} {stamp}" for i, (size, stamp) in enumerate(self._places.stamps)]
+        return digest("shards-1", how, "\0".join(names), self._all.offset, image, labels)
 
 
 def open_shards(
@@ -257,6 +253,7 @@ def open_shards(
     channels: int = 3,
     shorter: int = 0,
     cache: str = "",
+    cache_gb: float = 50.0,
     max_bad_share: float = 0.01,
 ) -> Data | TarShards:
     """The shards of a folder, or of a pattern such as `shards-{0000..0099}.tar` or `shards-*.tar`.
@@ -268,9 +265,11 @@ def open_shards(
         TooManyFaults: more samples than max_bad_share allows have no image or no label.
     """
     folder, files, outside = archives(root)
-    train, test = split(folder, files) if Path(root).expanduser().is_dir() else (files, [])
+    folders = [file for file in files if isinstance(file, Path)] if Path(root).expanduser().is_dir() else []
+    train, test = split(folder, folders) if folders else (files, [])
     options: dict[str, Any] = {
         "image": image, "label": label, "columns": columns, "channels": channels, "shorter": shorter, "cache": cache,
+        "cache_gb": cache_gb,
     }  # fmt: skip
     first = TarShards(train, name=Path(root).name or folder.resolve().name, **options)
     sources = [first]

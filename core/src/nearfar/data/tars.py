@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nearfar.checks import expect
+
 BLOCK = 512
 MOST = 1 << 20
 """bytes of a long name or of extended header records that are believed"""
@@ -79,6 +81,34 @@ class Index:
     size: np.ndarray
     extensions: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Index]) -> Index:
+        """The samples of several archives, one after another; offsets stay those of each archive."""
+        extensions = tuple(dict.fromkeys(name for part in parts for name in part.extensions))
+        codes = {name: code for code, name in enumerate(extensions)}
+        renamed = [np.array([codes[n] for n in part.extensions], np.int32)[part.extension] for part in parts]
+        starts = np.cumsum([0, *(len(part.offset) for part in parts)])
+        firsts = [part.first[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        offset, size = (np.concatenate([getattr(part, name) for part in parts]) for name in ("offset", "size"))
+        skipped = tuple(one for part in parts for one in part.skipped)
+        keys, first = Texts.joined([part.keys for part in parts]), np.concatenate([*firsts, starts[-1:]])
+        return cls(keys, first, np.concatenate(renamed), offset, size, extensions, skipped)
+
+    def extensions_of(self, row: int) -> list[str]:
+        """The extensions of a sample's members, in their order."""
+        return [self.extensions[code] for code in self.extension[self.first[row] : self.first[row + 1]]]
+
+    def content(self, member: int, fd: int) -> bytes:
+        """The bytes of a member, from its open archive.
+
+        Raises:
+            OSError: the archive has become shorter.
+        """
+        offset, size = int(self.offset[member]), int(self.size[member])
+        raw = read_at(fd, size, offset)
+        expect(len(raw) == size, "content", f"{size} bytes at byte {offset}", len(raw), OSError)
+        return raw
 
 
 def read_index(path: Path) -> Index:
