@@ -2,9 +2,9 @@
 
     python benchmarks/shards.py [--samples 4000] [--shards 8] [--side 160] [--rounds 3]
 
-One process reads and decodes JPEG pictures to uint8, all in the page cache: no disk or network is measured. nearfar reads
-by place in the order of two samplers; webdataset reads shards in order with a buffer of 1,000. The first opening, which
-reads the headers, is measured apart, beside Python's tarfile. Results go to results/shards.json.
+One process reads and decodes JPEG pictures to uint8, all in the page cache: no disk or network is measured. nearfar
+reads by place in the order of two samplers; webdataset reads shards in order with a buffer of 1,000. Reading the
+headers, once, is measured apart, beside Python's tarfile. Results go to results/shards.json.
 """
 
 from __future__ import annotations

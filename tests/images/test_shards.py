@@ -61,7 +61,7 @@ def test_mistakes(pattern: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
         return capsys.readouterr().err.replace("\n", " ")
 
     web = ["--data.source", "webdataset", "--data.cache", tmp_path / "cache"]
-    assert "files of this machine" in says(*web, "--data.root", "https://x.org/{0..9}.tar")
+    assert "files, or addresses by http" in says(*web, "--data.root", "ftp://x.org/{0..9}.tar")
     assert "that do not exist, e.g." in says(*web, "--data.root", str(pattern).replace("0002", "0003"))
     assert "data.label_column: expected one of png, cls" in says(
         *web, "--data.root", pattern, "--data.label-column", "json.label"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,6 @@ class HFSource:
         expect(isinstance(dataset, library.Dataset), "dataset", "a datasets.Dataset", f"{kind}{hint}", TypeError)
         expect(channels in (1, 3), "channels", "1 or 3", channels)
         self._features = dataset.features
-        self._stamp = dataset._fingerprint  # the library's own hash of the content, or of where it came from
         self.name, self.columns = name or str(dataset.info.dataset_name or "dataset"), tuple(columns)
         self.channels, self.shorter, self.shape = channels, shorter, ()
         self.roots = [Path(root).resolve() for root in roots]
@@ -158,10 +158,26 @@ class HFSource:
         return f"{self.name}[{i}]"
 
     def fingerprint(self) -> str:
-        """Hash of the dataset's own fingerprint, its labels, and how it is read."""
+        """Hash of the labels, of 64 samples spread over the dataset, and of how it is read.
+
+        The library's own fingerprint would be another one for the same files in another folder.
+        """
         labels = np.zeros(0, dtype=np.int64) if self.labels is None else self.labels
-        how = f"{len(self)} {self.channels} {self._image} {self._label} {' '.join(self.columns)}"
-        return digest("hf-1", self._stamp, how, labels)
+        how = f"{len(self)} {self.channels} {self._features} {self._image} {self._label} {' '.join(self.columns)}"
+        some = np.unique(np.linspace(0, max(len(self) - 1, 0), 64, dtype=np.int64))[: len(self)]
+        return digest("hf-1", how, labels, *(self._print(self._wanted[i]) for i in some.tolist()))
+
+    def _print(self, row: dict[str, Any]) -> str:
+        """Hash of a sample as it is stored."""
+        parts = [repr(row[column]) for column in self.columns]
+        if self._image:
+            try:
+                content = self._content(row[self._image])
+                raw = content.getvalue() if isinstance(content, io.BytesIO) else content.read_bytes()
+            except (ValueError, OSError) as error:  # a bad sample, counted when it is read
+                raw = type(error).__name__.encode()
+            parts.append(hashlib.blake2b(raw, digest_size=16).hexdigest())
+        return digest(*parts)
 
 
 def open_hf(

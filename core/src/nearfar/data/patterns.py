@@ -39,9 +39,9 @@ def expand(pattern: str) -> list[str]:
         choices = found[1].split(",")
     before, after = pattern[: found.start()], pattern[found.end() :]
     each = (expand(before + choice + after) for choice in choices)
-    texts = list(dict.fromkeys(itertools.chain.from_iterable(each)))
-    expect(len(texts) <= SHARDS, "data.root", f"at most {SHARDS} archives", f"{len(texts)} by {pattern!r}")
-    return texts
+    texts = list(itertools.islice(itertools.chain.from_iterable(each), SHARDS + 1))
+    expect(len(texts) <= SHARDS, "data.root", f"at most {SHARDS} archives", f"more by {pattern!r}")
+    return list(dict.fromkeys(texts))
 
 
 def archives(root: str) -> tuple[Path, Sequence[Path | str], list[Path]]:

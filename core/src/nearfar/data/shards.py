@@ -134,7 +134,8 @@ class TarShards:
     def _field(self, index: Index, row: int, column: str, file: int) -> Any:
         extension, field = fields.locate(column, index.extensions) or (column.split(".")[0], "")
         have = index.extensions_of(row)
-        expect(extension in have, "sample", f"a member .{extension}", f"{', '.join(have)} alone")
+        if extension not in have:
+            raise ValueError(f"expected a member .{extension}, received {', '.join(have)} alone")
         member = int(index.first[row]) + have.index(extension)
         return fields.read(extension, field, index.content(member, file), self.channels, self.shorter)
 
