@@ -42,6 +42,7 @@ bench: $(VENV)/.ready-peers
 	$(BIN)/python benchmarks/sinkhorn.py
 	$(BIN)/python benchmarks/gradcache.py
 	$(BIN)/python benchmarks/worlds.py
+	$(BIN)/python benchmarks/shards.py
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pyright

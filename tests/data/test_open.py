@@ -82,7 +82,7 @@ def test_datasets_by_name(tmp_path: Path) -> None:
     assert open_data(config(tmp_path, source="split"), datasets=datasets) == Data(given, given)
     with pytest.raises(
         ValueError,
-        match=r"data.source: expected one of 'folder', 'webdataset', 'hf', 'digits', 'mine', 'split', .*'mime'; did you mean 'mine'",
+        match=r"expected one of 'folder', 'webdataset', 'hf', 'digits', 'mine', 'split', .*'mime'; did you mean 'mine'",
     ):
         open_data(config(tmp_path, source="mime"), datasets=datasets)  # fmt: skip
 

@@ -155,7 +155,8 @@ def test_pages_of_systems(page, place, monkeypatch):
 def test_every_page_has_its_blocks_run():
     """A page that gains a program must gain a test."""
     own = {
-        "README.md", "data.md", "getting-started.md", "own-loop.md", "run-folder.md", "worlds.md", "writing-a-system.md",
+        "README.md", "data.md", "getting-started.md", "own-loop.md", "run-folder.md", "worlds.md",
+        "writing-a-system.md",
     }  # fmt: skip
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/objectives").glob("*.md")]:
         assert page.name in own or page.name == "design.md" or not blocks(str(page)), page

@@ -157,7 +157,7 @@ def memory_map(source: Source, *, memory_gb: float, cache: str = "", max_bad_sha
         )
         log.info("%s: %s; images are decoded anew each epoch", source.name, size)
         return source
-    folder = cache_folder(cache) / digest(VERSION, str(source.shorter), source.fingerprint())
+    folder = cache_folder(cache) / digest(VERSION, str(getattr(source, "shorter", 0)), source.fingerprint())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
