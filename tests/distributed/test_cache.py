@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -102,6 +103,7 @@ def everything(folder: str) -> dict[str, Any]:
     return runs | {"batch": train(f"{folder}/batch", 2, "batch"), "refused": refused(f"{folder}/refused")}
 
 
+@pytest.mark.slow
 def test_two_processes_in_chunks_equal_one_without(tmp_path: Path) -> None:
     one = train(str(tmp_path / "one"), 0)
     results = launch(everything, 2, str(tmp_path))

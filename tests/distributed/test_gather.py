@@ -49,7 +49,7 @@ def gathers(x: Tensor, sizes: tuple[int, ...], weights: Tensor) -> dict[str, Any
     return out
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_collectives_agree_with_one_process(world: int) -> None:
     sizes = SIZES[world]
     x = torch.randn(sum(sizes), 4, generator=torch.Generator().manual_seed(world))
@@ -103,7 +103,7 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3), last)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_sync_batch_norm_equals_batch_norm_of_the_whole_batch(world: int) -> None:
     sizes = SIZES[world]
     generator = torch.Generator().manual_seed(world)

@@ -109,7 +109,7 @@ def around(a: Tensor, b: Tensor, sizes: tuple[int, ...]) -> dict[str, Any]:
     return out
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_any_number_of_processes_equals_one(world: int) -> None:
     generator = torch.Generator().manual_seed(world)
     a, b = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -154,6 +154,7 @@ def largest(rows: int, dim: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_no_process_holds_all_candidates() -> None:
     for found in launch(largest, 4, 8, 64):
         assert found["ring"] <= 8 * 65  # a block of this size, with one more dimension at most

@@ -140,6 +140,9 @@ def everything(folder: str) -> dict[str, Any]:
     return found
 
 
+pytestmark = pytest.mark.slow  # half a minute for the processes that all tests here share
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shard")
@@ -258,7 +261,6 @@ def test_what_cannot_be_sharded_is_refused_by_name(found: list[dict[str, Any]]) 
 # -- slow: more processes, a process that is killed, and the two programs that start them ------------------------------
 
 
-@pytest.mark.slow
 def test_three_processes_equal_one(tmp_path: Path, one: dict[str, Any]) -> None:
     for result in launch(train_all, 3, str(tmp_path), "fsdp", timeout=280):
         for case, expected in one.items():
@@ -279,7 +281,6 @@ def killed(output: str, at: int, resume: bool) -> list[str]:
     return []
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_equals_never_killed_to_the_bit(tmp_path: Path) -> None:
     from nearfar.train import Run, checkpoint
 
@@ -291,7 +292,6 @@ def test_killed_and_resumed_equals_never_killed_to_the_bit(tmp_path: Path) -> No
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from data.shardfiles import shards
@@ -33,6 +34,7 @@ def read(root: str, kind: str, start: int) -> list[dict[str, Any]]:
     return batches
 
 
+@pytest.mark.slow
 def test_two_processes_read_the_batches_of_one(tmp_path: Path) -> None:
     shards(tmp_path, (5, 1, 12, 3, 9, 7, 2))
     for kind, start in (("shards", 0), ("shuffle", 2)):

@@ -77,6 +77,7 @@ def interrupt(output: str, resume: bool) -> list[str]:
     return [run.status["status"], str(run.status["step"])]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_they_resume(tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     first = launch(interrupt, 2, output, False, timeout=120)

@@ -64,7 +64,7 @@ def everything(x: Tensor, label: Tensor, scores: Tensor, sizes: tuple[int, ...])
     return out
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_processes_equals_one(world: int) -> None:
     expected = everything(*inputs(), SIZES[1])
     results = launch(everything, world, *inputs(), SIZES[world])
@@ -115,6 +115,7 @@ def both(x: Tensor, scores: Tensor) -> tuple[list[str], tuple[Tensor, Tensor]]:
     return complaints(x), swapped(scores, (8, 3))
 
 
+@pytest.mark.slow
 def test_complaints_reach_all_and_the_swapped_prediction_balances_over_all() -> None:
     scores = torch.rand(3, 11, 5, dtype=torch.float64)
     results = launch(both, 2, inputs()[0].abs(), scores)

@@ -129,7 +129,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("simclr", "moco", "paired") else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
 def test_ten_steps_in_chunks_are_ten_plain_steps(tmp_path: Path, name: str) -> None:
     plain = METHODS[name]()
     expected = fit(plain, tmp_path / "plain", clip_norm=0.5)
@@ -189,6 +191,7 @@ def test_a_scaler_scales_once() -> None:
     assert_same(step(3), step(0))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     changes = {"cache": 3}
     assert jobs.run(jobs.train_toy, str(tmp_path / "whole"), False, 0, 0, 0, 0, changes) == 0

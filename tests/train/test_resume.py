@@ -20,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, dict]
 
 
 # Before the first checkpoint, inside an epoch, at its end, one after it, and at the last step.
-@pytest.mark.parametrize("kill_at", [1, 3, 5, 6, 9, 10, 14, 15])
+@pytest.mark.parametrize("kill_at", [1, 6, 14, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 9, 10, 15))])
 def test_sigkill_at_any_step(tmp_path: Path, whole: tuple, kill_at: int) -> None:
     output = tmp_path / "run"
     assert jobs.run(jobs.train_toy, str(output), False, kill_at) == -signal.SIGKILL
@@ -29,7 +29,7 @@ def test_sigkill_at_any_step(tmp_path: Path, whole: tuple, kill_at: int) -> None
     assert Run(output).status["status"] == "finished"
 
 
-@pytest.mark.parametrize(("workers", "kill_at"), [(2, 4), (2, 11), (0, 8)])
+@pytest.mark.parametrize(("workers", "kill_at"), [pytest.param(2, 4, marks=pytest.mark.slow), (2, 11), (0, 8)])
 def test_sigkill_between_frequent_checkpoints_and_with_workers(
     tmp_path: Path, whole: tuple, workers: int, kill_at: int
 ) -> None:

@@ -99,9 +99,9 @@ class _Fused(Function):
         ctx: Any, x: Tensor, y: Tensor | None, scale: float | Tensor, plan: _Plan
     ) -> tuple[Tensor, Tensor, Tensor]:
         s = float(scale)
-        a, inverse_a = _unit(x) if plan.unit[0] else (x, None)
-        c, inverse_c = (a, inverse_a) if y is None else _unit(y) if plan.unit[1] else (y, None)
-        found = _positives(a, c, plan, s)
+        a, inverse_a = unit_rows(x) if plan.unit[0] else (x, None)
+        c, inverse_c = (a, inverse_a) if y is None else unit_rows(y) if plan.unit[1] else (y, None)
+        found = own_products(a, c, plan.index).mul_(s)
         columns, ctx.ahead = x.new_zeros(0), None
         if plan.kind == "row":
             rows, ctx.ahead = _strips(a, c, plan, s, ctx.needs_input_grad)
@@ -128,48 +128,50 @@ class _Fused(Function):
                 grad_a, grad_c = recompute(a, c, plan.mask, plan.size, shares, (need_a, need_c), alpha=s)
             else:
                 grad_a, grad_c = _row_gradient(ctx, a, c, row_share, (need_a, need_c))
-            _add_positives(grad_a, grad_c, a, c, plan, grad_found.masked_fill(~plan.has, 0.0) * s)
+            add_own_products(grad_a, grad_c, a, c, plan.index, grad_found.masked_fill(~plan.has, 0.0) * s)
             grad_s = None
             if need_s:
                 total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in spans(len(a), CHUNK))
                 grad_s = ctx.scale_like.new_tensor(total / (2 * s if ctx.single else s))
             if inverse_a is not None and grad_a is not None:
-                _through_norm_(grad_a, a, inverse_a)
+                through_norm_(grad_a, a, inverse_a)
             if inverse_c is not None and grad_c is not None and not ctx.single:
-                _through_norm_(grad_c, c, inverse_c)
+                through_norm_(grad_c, c, inverse_c)
         return grad_a, None if ctx.single else grad_c, grad_s, None
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of unit length, and one over their norms, 0 for rows that get no gradient."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     inverse = norm.clamp_min(EPS).reciprocal_()
     return x * inverse, inverse.masked_fill_(norm <= EPS, 0.0)
 
 
-def _through_norm_(grad: Tensor, unit: Tensor, inverse: Tensor) -> None:
+def through_norm_(grad: Tensor, unit: Tensor, inverse: Tensor) -> None:
     """The gradient of vectors from that of their unit vectors, in place: (g - u (u . g)) / |x|."""
     for i, j in spans(len(grad), CHUNK):
         along = (unit[i:j] * grad[i:j]).sum(1, keepdim=True)
         grad[i:j].addcmul_(unit[i:j], along, value=-1.0).mul_(inverse[i:j])
 
 
-def _positives(a: Tensor, c: Tensor, plan: _Plan, s: float) -> Tensor:
+def own_products(a: Tensor, c: Tensor, index: Tensor) -> Tensor:
+    """a_i . c[index_i], a chunk of rows at a time."""
     out = a.new_empty(len(a))
     for i, j in spans(len(a), CHUNK):
-        torch.sum(a[i:j] * c[plan.index[i:j]], 1, out=out[i:j])
-    return out.mul_(s)
+        torch.sum(a[i:j] * c[index[i:j]], 1, out=out[i:j])
+    return out
 
 
-def _add_positives(
-    grad_a: Tensor | None, grad_c: Tensor | None, a: Tensor, c: Tensor, plan: _Plan, grad_B: Tensor
+def add_own_products(
+    grad_a: Tensor | None, grad_c: Tensor | None, a: Tensor, c: Tensor, index: Tensor, grad_B: Tensor
 ) -> None:
+    """Adds the gradients of `own_products`, in place."""
     for i, j in spans(len(a), CHUNK):
-        index, g = plan.index[i:j], grad_B[i:j].unsqueeze(1)
+        g = grad_B[i:j].unsqueeze(1)
         if grad_a is not None:
-            grad_a[i:j].addcmul_(c[index], g)
+            grad_a[i:j].addcmul_(c[index[i:j]], g)
         if grad_c is not None:
-            grad_c.index_add_(0, index, a[i:j] * g)
+            grad_c.index_add_(0, index[i:j], a[i:j] * g)
 
 
 def _tiles(a: Tensor, c: Tensor, plan: _Plan, s: float) -> tuple[Tensor, Tensor]:

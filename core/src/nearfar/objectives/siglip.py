@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
-from nearfar._sigmoid import softplus_sum
+from nearfar._sigmoid import Pairing, cosine_softplus
 from nearfar._similarity import normalize
-from nearfar._tiles import Mask, no_autocast
+from nearfar._tiles import Mask, edge, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 
 
@@ -86,30 +86,37 @@ def siglip(
            tuple(gathered.shape))  # fmt: skip
     expect(0 <= offset <= last, "offset", f"0 to {last}, so that local rows are among the gathered", offset)
     rows = torch.arange(a.shape[0], device=a.device) + offset
+    scale, bias = _number("scale", scale), _number("bias", bias)
+    mask = Mask()
+    if ids is not None:
+        first, second = ids if isinstance(ids, tuple) else (ids, ids)
+        expect(first.shape == (a.shape[0],) and second.shape == (num,), "ids", f"shapes [{a.shape[0]}] and [{num}]",
+               (tuple(first.shape), tuple(second.shape)))  # fmt: skip
+        mask = Mask(differ=((first, second),))
+    kind = torch.float64 if torch.float64 in (a.dtype, gathered.dtype) else torch.float32
     with no_autocast(a.device):
-        anchor, candidate = augment(a, gathered, scale, bias)
-        mask = Mask()
-        if ids is not None:
-            first, second = ids if isinstance(ids, tuple) else (ids, ids)
-            expect(first.shape == (a.shape[0],) and second.shape == (num,), "ids", f"shapes [{a.shape[0]}] and [{num}]",
-                   (tuple(first.shape), tuple(second.shape)))  # fmt: skip
-            mask = Mask(differ=((first, second),))
-        loss_B = positive(anchor, candidate[rows]) + softplus_sum(
-            anchor, candidate, mask, weight_B=torch.ones_like(anchor[:, 0]), tile=tile
+        sums_B, own_B = cosine_softplus(
+            a.to(kind), gathered.to(kind), scale, bias, Pairing(mask, rows, tile or edge(a.device))
         )
+        loss_B = sums_B - own_B  # log(1 + exp(-l)) = log(1 + exp(l)) - l for the own pair
         if ids is not None:  # the pair itself left the sum with its equals
-            loss_B = loss_B + torch.nn.functional.softplus((anchor * candidate[rows]).sum(1))
+            loss_B = loss_B + torch.nn.functional.softplus(own_B)
     return loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+
+
+def _number(name: str, value: float | Tensor) -> float | Tensor:
+    """A checked scale or bias: a number, or a tensor []."""
+    expect(not isinstance(value, Tensor) or value.numel() == 1, name, "a number or a tensor []", value)
+    number = float(value.detach() if isinstance(value, Tensor) else value)
+    expect(math.isfinite(number), name, "a finite number", number)
+    if name == "scale":
+        expect_positive(name, number)
+    return value.reshape(()) if isinstance(value, Tensor) else value
 
 
 def augment(a: Tensor, c: Tensor, scale: float | Tensor, bias: float | Tensor) -> tuple[Tensor, Tensor]:
     """Anchors and candidates whose plain product is scale * cosine + bias: the bias is one more dimension."""
-    for name, value, least in (("scale", scale, 0.0), ("bias", bias, -math.inf)):
-        expect(not isinstance(value, Tensor) or value.numel() == 1, name, "a number or a tensor []", value)
-        number = float(value.detach() if isinstance(value, Tensor) else value)
-        expect(math.isfinite(number), name, "a finite number", number)
-        if least == 0.0:
-            expect_positive(name, number)
+    scale, bias = _number("scale", scale), _number("bias", bias)
     kind = torch.float64 if torch.float64 in (a.dtype, c.dtype) else torch.float32
     u, v = normalize(a.to(kind)), normalize(c.to(kind))
     one = v.new_ones(len(v), 1)
@@ -154,6 +161,4 @@ class SigLIP(nn.Module):
         return self.log_scale.exp()
 
     def forward(self, a: Tensor, b: Tensor, *, gathered: Tensor | None = None, offset: int = 0, ids: Any = None) -> Any:
-        return siglip(
-            a, b, scale=self.scale, bias=self.bias, gathered=gathered, offset=offset, ids=ids, tile=self.tile
-        )
+        return siglip(a, b, scale=self.scale, bias=self.bias, gathered=gathered, offset=offset, ids=ids, tile=self.tile)
