@@ -234,6 +234,7 @@ def test_quick_leaves_slow_cases_out_unless_named_and_judges_nothing(in_process:
     assert chosen((), quick=False) == list(CASES.values())
 
 
+@pytest.mark.slow
 def test_quick_from_the_command_line_in_real_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

@@ -450,6 +450,7 @@ def train_all() -> dict[str, Any]:
     return {kind: train(kind, sizes) for kind, sizes in CASES.items()}
 
 
+@pytest.mark.slow
 def test_processes_reduce_once_a_step_and_equal_one() -> None:
     """Uneven rows, under DDP in uneven numbers of chunks; a parameter of the loss alone is reduced with the others."""
     results = launch(train_all, 2)

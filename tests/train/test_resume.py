@@ -39,6 +39,7 @@ def test_sigkill_between_frequent_checkpoints_and_with_workers(
     assert jobs.result(output) == whole
 
 
+@pytest.mark.slow
 def test_killed_twice(tmp_path: Path, whole: tuple) -> None:
     output = tmp_path / "run"
     assert jobs.run(jobs.train_toy, str(output), False, 7, 0, 0, 2) == -signal.SIGKILL
