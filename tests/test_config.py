@@ -133,8 +133,8 @@ def test_method_config_that_builds_nothing_says_so():
 
 
 def test_every_config_of_the_module_is_tested():
-    found = {v for v in vars(config).values() if dataclasses.is_dataclass(v) and v.__module__ == config.__name__}
-    assert found == {*CONFIGS, DataInfo}
+    assert {v for v in vars(config).values() if dataclasses.is_dataclass(v)} == {*CONFIGS, DataInfo}
+    assert set(config.__all__) == {kind.__name__ for kind in (*CONFIGS, DataInfo)}
 
 
 def test_import_loads_no_torch():

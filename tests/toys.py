@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,3 +80,9 @@ class Toy(Method):
 
     def features(self, batch: Batch, output: str = "default") -> Tensor:
         return self.encoder(batch["x"])
+
+
+def mlp(*, dropout: float = 0.0, norm: Callable[[int], nn.Module] = nn.LayerNorm, dim_in: int = 6) -> nn.Module:
+    """A small encoder of vectors in double precision."""
+    layers = [nn.Linear(dim_in, 16), norm(16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 8)]
+    return nn.Sequential(*layers).double()

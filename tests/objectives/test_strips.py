@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar import objectives
-from nearfar._strips import ENTRIES
-from nearfar.objectives._strips import in_strips
+from nearfar._strips import ENTRIES, in_strips
 from objectives.storage import largest
 
 ROWS = 1200

@@ -93,7 +93,7 @@ def test_pickled_code_in_a_state_is_never_run(tmp_path: Path) -> None:
     manifest = json.loads((path / checkpoint.MANIFEST).read_text())
     manifest["files"][checkpoint.STATE] = {
         "bytes": (path / checkpoint.STATE).stat().st_size,
-        "sha256": checkpoint._hash(path / checkpoint.STATE),
+        "sha256": checkpoint.file_hash(path / checkpoint.STATE),
     }
     (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(Exception, match=r"[Ww]eights"):

@@ -70,7 +70,7 @@ def parts(form: Form, tile: int | None, anchor_weight: Tensor | None = None) -> 
         totals[0] = _join(totals[0], log_sum_exp(own, 1))
     for more in _further(form, operands, tile):
         totals[0] = _join(totals[0], more)
-    return [_part(total, f, count > 0) for total, f, count in zip(totals, found, counts, strict=True)]
+    return [part(total, f, count > 0) for total, f, count in zip(totals, found, counts, strict=True)]
 
 
 def _apart(form: Form) -> bool:
@@ -94,7 +94,7 @@ def _with_own(form: Form, found: Tensor, count: Tensor, own_BQ: Tensor) -> tuple
     return (torch.where(count > 0, found * count, 0.0) + own_BQ.sum(1)) / total, total
 
 
-def _part(total: Tensor, found: Tensor, has: Tensor) -> Part:
+def part(total: Tensor, found: Tensor, has: Tensor) -> Part:
     counted = has & (total != MINUS_INF)
     loss = total.masked_fill(~counted, 0.0) - found.masked_fill(~counted, 0.0)
     return Part(loss, counted, None)
@@ -190,17 +190,21 @@ def _found(
     return found, counts
 
 
-def _target_term(form: Form, operands: _Operands) -> tuple[Tensor, Tensor]:
-    index = form.targets
-    assert index is not None  # for the type checker
-    has = index >= 0
-    if operands.c.shape[0] == 0:
-        return operands.a.new_zeros(len(has)), has
-    index = index.clamp_min(0)
+def reachable(form: Form) -> tuple[Tensor, Tensor]:
+    """Every anchor's target, 0 where it has none, and whether it has one that exists as a pair."""
+    assert form.targets is not None  # for the type checker
+    has, index = form.targets >= 0, form.targets.clamp_min(0)
     if form.own is not None:
         has = has & (index != form.own)
-    if form.group is not None:
+    if form.group is not None and form.num_columns:
         has = has & (form.group[0] == form.group[1][index])
+    return index, has
+
+
+def _target_term(form: Form, operands: _Operands) -> tuple[Tensor, Tensor]:
+    index, has = reachable(form)
+    if operands.c.shape[0] == 0:
+        return operands.a.new_zeros(len(has)), has
     product = (operands.a * operands.c.index_select(0, index)).sum(1)
     return product * _ratio(form) - form.margin * form.positive_scale, has
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar._similarity import Lorentz, Similarity, normalize
+from nearfar._similarity import Lorentz, Similarity, accumulation, normalize
 from nearfar.checks import expect, expect_choice, expect_positive
 
 Pair = tuple[Tensor, Tensor]
@@ -192,7 +192,7 @@ def resolve(
         positive_scale, top = _scale("positive_temperature", positive_temperature, num_rows, like)
         largest = max(largest, top)
     if logits is not None:
-        logits = logits.to(_accumulate(logits))
+        logits = logits.to(_accumulated(logits))
     single = directions == "self"
     if single:
         expect(own is None, "own", "none with directions='self', which sets it", "a tensor")
@@ -256,7 +256,7 @@ def _vectors(
             candidate.ndim == 2 and candidate.shape[1] == anchor.shape[1] and (may_be_none or candidate.shape[0] > 0),
             "candidate", f"shape [N, {anchor.shape[1]}], N >= 1", tuple(candidate.shape),
         )  # fmt: skip
-    kind = _accumulate(anchor, candidate)
+    kind = _accumulated(anchor, candidate)
     a = anchor.to(kind)
     c = a if candidate is None or candidate is anchor else candidate.to(kind)
     if similarity == "cosine":
@@ -266,11 +266,11 @@ def _vectors(
     return a, c, (False, False), Lorentz() if similarity == "lorentz" else similarity  # type: ignore[return-value]
 
 
-def _accumulate(*tensors: Tensor | None) -> torch.dtype:
+def _accumulated(*tensors: Tensor | None) -> torch.dtype:
     for x in tensors:
         if x is not None:
             expect(x.is_floating_point(), "anchor, candidate, logits", "floating point", x.dtype, TypeError)
-    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+    return accumulation(*tensors)
 
 
 def _scale(name: str, value: float | Tensor, num_rows: int, like: Tensor | None) -> tuple[float | Tensor, float]:

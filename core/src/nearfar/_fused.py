@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nearfar._composed import mutual, pairs_mask, to_columns, without_positives
+from nearfar._composed import mutual, pairs_mask, part, reachable, to_columns, without_positives
 from nearfar._forms import Form
-from nearfar._plain import MINUS_INF, Part
+from nearfar._passes import both_sums, recompute, self_gradient, self_sums, strip_sums
+from nearfar._plain import Part
 from nearfar._similarity import EPS
-from nearfar._tiles import BOUND, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
-from nearfar.tiled import common_factor, first_derivative_only, grid, recompute, upper
+from nearfar._tiles import BOUND, STRIP, Mask, Share, edge, no_autocast, spans
+from nearfar.tiled import common_factor, first_derivative_only
 
 CHUNK = 4096
 """rows of what is done row by row"""
@@ -62,18 +63,13 @@ class _Plan:
 
 def parts(form: Form, tile: int | None, anchor_weight: Tensor | None) -> list[Part]:
     """Row losses, and column losses for directions='both'; memory O(operands + tile)."""
-    x, y, targets = form.anchor, form.candidate, form.targets
+    x, y = form.anchor, form.candidate
     assert x is not None
     assert y is not None
-    assert targets is not None
     both, single = form.directions == "both", x is y and form.unit[0] == form.unit[1]
     pairs = pairs_mask(form)
     mask = without_positives(form, pairs) if form.denominator == "negatives" else pairs
-    has, index = targets >= 0, targets.clamp_min(0)
-    if form.own is not None:
-        has = has & (index != form.own)
-    if form.group is not None:
-        has = has & (form.group[0] == form.group[1][index])
+    index, has = reachable(form)
     kind = "both" if both else "self" if form.directions == "self" and single and mutual(form) else "row"
     weight = has.to(x.dtype) if anchor_weight is None else has * anchor_weight.to(x.dtype)
     size = tile or edge(x.device)
@@ -81,16 +77,11 @@ def parts(form: Form, tile: int | None, anchor_weight: Tensor | None) -> list[Pa
         size = tile or max(32, min(size, STRIP // max(1, len(y))))
     plan = _Plan(kind, mask, index, has, form.unit, form.bound <= BOUND, size, weight)
     rows, columns, found = _Fused.apply(x, None if kind == "self" else y, form.scale, plan)
-    made = [_part(rows, found, has)]
+    made = [part(rows, found, has)]
     if both:
         of_columns, counts = to_columns(found, has, form, form.positives == "sum")
-        made.append(_part(columns, of_columns, counts > 0))
+        made.append(part(columns, of_columns, counts > 0))
     return made
-
-
-def _part(total: Tensor, found: Tensor, has: Tensor) -> Part:
-    counted = has & (total != MINUS_INF)
-    return Part(total.masked_fill(~counted, 0.0) - found.masked_fill(~counted, 0.0), counted, None)
 
 
 class _Fused(Function):
@@ -104,9 +95,14 @@ class _Fused(Function):
         found = own_products(a, c, plan.index).mul_(s)
         columns, ctx.ahead = x.new_zeros(0), None
         if plan.kind == "row":
-            rows, ctx.ahead = _strips(a, c, plan, s, ctx.needs_input_grad)
+            need_x, need_y, need_scale = ctx.needs_input_grad[:3]
+            rows, ctx.ahead = strip_sums(
+                a, c, plan.mask, plan.size, plan.bounded, plan.weight, (need_x or need_scale, need_y), s
+            )
+        elif plan.kind == "both":
+            rows, columns = both_sums(a, c, plan.mask, plan.size, plan.bounded, s)
         else:
-            rows, columns = _tiles(a, c, plan, s)
+            rows = self_sums(a, plan.mask, plan.size, plan.bounded, s)
         ctx.save_for_backward(a, c, inverse_a, inverse_c, rows, columns)
         ctx.plan, ctx.scale, ctx.single = plan, s, y is None
         ctx.scale_like = scale if isinstance(scale, Tensor) else None
@@ -122,7 +118,7 @@ class _Fused(Function):
         with no_autocast(a.device):
             row_share = Share(rows, grad_rows, plan.bounded)
             if plan.kind == "self":
-                grad_a = grad_c = _self_gradient(a, plan, s, row_share)
+                grad_a = grad_c = self_gradient(a, plan.mask, plan.size, row_share, s)
             elif plan.kind == "both":
                 shares = row_share, Share(columns, grad_columns, plan.bounded)
                 grad_a, grad_c = recompute(a, c, plan.mask, plan.size, shares, (need_a, need_c), alpha=s)
@@ -172,64 +168,6 @@ def add_own_products(
             grad_a[i:j].addcmul_(c[index[i:j]], g)
         if grad_c is not None:
             grad_c.index_add_(0, index[i:j], a[i:j] * g)
-
-
-def _tiles(a: Tensor, c: Tensor, plan: _Plan, s: float) -> tuple[Tensor, Tensor]:
-    """Log sums of rows, and of columns where there are both."""
-    single = plan.kind == "self"
-    entries = min(plan.size, len(a)) * min(plan.size, len(c))
-    buffer, scratch = Buffer(entries, a), None if plan.bounded else Buffer(entries, a)
-    rows = Running(len(a), a, plan.bounded)
-    columns = rows if single else Running(len(c), a, plan.bounded)
-    walk = upper(a, plan.mask, plan.size, buffer, s) if single else grid(a, c, plan.mask, plan.size, buffer, s)
-    for across, down, logits in walk:
-        if plan.bounded:
-            logits.exp_()
-        rows.add(logits, across, 1, scratch)
-        if not single or across != down:
-            columns.add(logits, down, 0, scratch)
-    return rows.result(), a.new_zeros(0) if single else columns.result()
-
-
-def _self_gradient(z: Tensor, plan: _Plan, s: float, share: Share) -> Tensor:
-    entries = min(plan.size, len(z)) ** 2
-    buffer, scratch = Buffer(entries, z), Buffer(entries, z)
-    out = torch.zeros_like(z)
-    for rows, columns, logits in upper(z, plan.mask, plan.size, buffer, s):
-        g = gradient_(logits, rows, columns, share, share, scratch)
-        out[slice(*rows)].addmm_(g, z[slice(*columns)], alpha=s)
-        if rows != columns:
-            out[slice(*columns)].addmm_(g.t(), z[slice(*rows)], alpha=s)
-    return out
-
-
-def _strips(
-    a: Tensor, c: Tensor, plan: _Plan, s: float, needs: tuple[bool, ...]
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """Log sums, and gradients made ahead: of each anchor for its own sum, of candidates for the expected weights."""
-    need_a, need_c = needs[0] or needs[2], needs[1]
-    rows = a.new_empty(len(a))
-    buffer = Buffer(min(plan.size, len(a)) * len(c), a)
-    grad_a = torch.empty_like(a) if need_a else None
-    grad_c = torch.zeros_like(c) if need_c else None
-    for span in spans(len(a), plan.size):
-        part = slice(*span)
-        columns = plan.mask.reach(span, len(c))
-        near = c[slice(*columns)]
-        e = buffer.view(span[1] - span[0], columns[1] - columns[0])
-        e.addmm_(a[part], near.t(), beta=0, alpha=s)
-        plan.mask.hide_all_(e, span, columns)
-        shift = None if plan.bounded or not e.shape[1] else e.amax(1)
-        if shift is not None:
-            e.sub_(shift.masked_fill(shift == MINUS_INF, 0.0).unsqueeze(1))
-        total = e.exp_().sum(1)
-        rows[part] = total.log() if shift is None else total.log() + shift
-        inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
-        if grad_a is not None:
-            torch.mm(e, near, out=grad_a[part]).mul_(inverse.mul(s).unsqueeze(1))
-        if grad_c is not None:
-            grad_c[slice(*columns)].addmm_(e.t(), a[part] * (inverse * plan.weight[part]).unsqueeze(1), alpha=s)
-    return rows, (grad_a, grad_c)
 
 
 def _row_gradient(

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from nearfar import distributed
+from nearfar._passes import recompute
 from nearfar._sigmoid import walk
 from nearfar._similarity import log_sum_exp
 from nearfar._tiles import MINUS_INF, Mask, Share, edge, no_autocast
-from nearfar.tiled import first_derivative_only, recompute
+from nearfar.tiled import first_derivative_only
 from nearfar.tiled import log_sum_exp as product_log_sum_exp
 
 

@@ -16,8 +16,9 @@ from torch.autograd import Function
 
 from nearfar._compile import eager
 from nearfar._fused import CHUNK, add_own_products, own_products, through_norm_, unit_rows
+from nearfar._passes import tile_
 from nearfar._tiles import Buffer, Mask, edge, no_autocast, spans
-from nearfar.tiled import common_factor, first_derivative_only, tile_
+from nearfar.tiled import common_factor, first_derivative_only
 
 
 @eager

@@ -50,6 +50,11 @@ class Lorentz:
         return -torch.acosh((-self.curvature * inner).clamp_min(1.0 + 1e-7)) / self.curvature**0.5
 
 
+def accumulation(*tensors: Tensor | None) -> torch.dtype:
+    """The type in which sums run: float64 where any tensor has it, else float32."""
+    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
 def normalize(x: Tensor, factor: float = 1.0) -> Tensor:
     """factor * x / max(|x|, 1e-12) along the last dimension; a vector shorter than that gets no gradient.
 

@@ -9,6 +9,8 @@ Legend: B anchors, N candidates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -17,9 +19,29 @@ from nearfar import _plain
 from nearfar._forms import Form
 from nearfar._plain import Part
 from nearfar._tiles import spans
+from nearfar.checks import expect
 
 ENTRIES = 1 << 19
 """logits of one strip; about a dozen matrices of this size live at once"""
+
+
+Strip = Callable[[Tensor], tuple[Tensor, ...]]
+"""gives tensors of one value an anchor for the numbers [r] of r anchors that stand side by side"""
+
+
+def in_strips(strip: Strip, num: int, width: int, rows: int | None, device: torch.device) -> tuple[Tensor, ...]:
+    """`strip` of all `num` anchors, each of which meets `width` candidates, with the parts put together.
+
+    Args:
+        rows: anchors at a time; None chooses, 0 takes all at once and keeps their matrices.
+    """
+    expect(rows is None or rows >= 0, "tile", "None or 0 or more", rows)
+    numbers = torch.arange(num, device=device)
+    if rows == 0 or (rows is None and num * width <= ENTRIES >> 3):
+        return strip(numbers)
+    size = rows or max(1, ENTRIES // max(1, width))
+    parts = [_again(strip, numbers[start:end]) for start, end in spans(num, size)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def parts(form: Form, rows: int | None) -> list[Part]:
@@ -29,18 +51,16 @@ def parts(form: Form, rows: int | None) -> list[Part]:
 
 
 def _part(form: Form, rows: int | None) -> Part:
-    width = form.num_columns + sum(x.shape[0] for x in form.extra)
-    strips = [_strip(form, start, end) for start, end in spans(form.num_rows, rows or max(1, ENTRIES // width))]
-    loss, counted, hit = (torch.cat(column) for column in zip(*strips, strict=True))
-    return Part(loss, counted, hit)
-
-
-def _strip(form: Form, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
-    def run() -> tuple[Tensor, Tensor, Tensor]:
-        part = _plain.row_part(form.rows(start, end))
+    def strip(numbers: Tensor) -> tuple[Tensor, ...]:
+        part = _plain.row_part(form.rows(int(numbers[0]), int(numbers[-1]) + 1))
         assert part.hit is not None
         return part.loss, part.counted, part.hit
 
+    width = form.num_columns + sum(x.shape[0] for x in form.extra)
+    return Part(*in_strips(strip, form.num_rows, width, rows, form.like.device))
+
+
+def _again(strip: Strip, numbers: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_grad_enabled():
-        return run()
-    return checkpoint(run, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+        return strip(numbers)
+    return checkpoint(strip, numbers, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]

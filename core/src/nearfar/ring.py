@@ -20,13 +20,14 @@ from torch import Tensor
 
 from nearfar import distributed
 from nearfar._compile import eager
+from nearfar._composed import part
 from nearfar._ring import ClassSums, LogSums, Pairs, Softplus, around
-from nearfar._similarity import normalize
-from nearfar._tiles import BOUND, MINUS_INF, Mask, no_autocast
+from nearfar._similarity import accumulation, normalize
+from nearfar._tiles import BOUND, Mask, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Place, stack
-from nearfar.objectives.siglip import augment, positive
+from nearfar.objectives._shared import Place, as_views, stack
+from nearfar.objectives.siglip import checked_number
 
 __all__ = ["clip", "contrast", "dcl", "info_nce", "nt_xent", "siglip", "supcon"]
 
@@ -80,7 +81,7 @@ def contrast(
         num = distributed.gather(torch.tensor([len(c)]), grad=False).tolist()
         here, decoupled = distributed.rank(), denominator == "negatives"
         if targets is not None:
-            found, has = _target(scaled, c, targets)
+            found, has = _target(scaled, c, targets, own)
             left_out = tuple(x for x in (own, targets if decoupled else None) if x is not None)
             masks = [Mask(exclude=left_out if source == here else ()) for source in range(len(num))]
         else:
@@ -94,16 +95,16 @@ def contrast(
         bounded = 1.0 / number <= BOUND
         sums = LogSums(tuple(masks), both=directions == "both", bounded=bounded, tile=tile)
         rows, columns = around(sums, scaled, c)
-        parts = [_loss(rows, found, has)]
+        parts = [part(rows, found, has)]
         if columns is not None:
             expect(
                 targets is not None and torch.equal(targets, torch.arange(len(a), device=targets.device)),
                 "targets", "anchor i's positive at row i with directions='both'", targets,
             )  # fmt: skip
-            parts.append(_loss(columns, found, has))
-    counted = sum(int(count.sum()) for _, count in parts)
-    loss = torch.stack([part.sum() for part, _ in parts]).sum() / max(1, counted)
-    stats = Stats(counted, sum(len(count) for _, count in parts) - counted, None)
+            parts.append(part(columns, found, has))
+    counted = sum(int(one.counted.sum()) for one in parts)
+    loss = torch.stack([one.loss.sum() for one in parts]).sum() / max(1, counted)
+    stats = Stats(counted, sum(len(one.counted) for one in parts) - counted, None)
     return (loss, stats) if with_stats else loss
 
 
@@ -122,7 +123,7 @@ def supcon(
     with_stats: bool = False,
 ) -> Any:  # fmt: skip
     """`nearfar.objectives.supcon` (positives outside the logarithm) of [B, D], or V views, and labels [B]."""
-    flat, num_views = stack("z", (z,) if isinstance(z, Tensor) and z.ndim == 2 else z, least=1, least_samples=0)
+    flat, num_views = stack("z", as_views(z), least=1, least_samples=0)
     expect(labels.shape == (flat.shape[0] // num_views,), "labels", f"shape [{flat.shape[0] // num_views}]",
            tuple(labels.shape))  # fmt: skip
     return contrast(
@@ -158,9 +159,13 @@ def siglip(
     """`nearfar.objectives.siglip`: this process's rows of a against the rows of b of all processes."""
     expect(a.ndim == 2 and a.shape == b.shape, "b", f"the shape of a, {tuple(a.shape)}", tuple(b.shape))
     with no_autocast(a.device):
-        anchor, candidate = augment(a, b, scale, bias)
+        scale, bias = checked_number("scale", scale), checked_number("bias", bias)
+        u, v = _unit(a, b)
+        # scale and bias within the product: what travels is plain rows
+        shift = torch.as_tensor(bias, dtype=u.dtype, device=u.device).expand(len(u), 1)
+        anchor, candidate = torch.cat([u * scale, shift], 1), torch.cat([v, v.new_ones(len(v), 1)], 1)
         pairs = Softplus(tuple(Mask() for _ in range(distributed.world())), tile=tile)
-        loss_B = positive(anchor, candidate) + around(pairs, anchor, candidate)[0]
+        loss_B = around(pairs, anchor, candidate)[0] - (anchor * candidate).sum(1)
     loss = loss_B.sum() / max(1, len(a))
     return (loss, Stats(len(a), 0, None)) if with_stats else loss
 
@@ -182,16 +187,18 @@ def _unit(anchor: Tensor, candidate: Tensor | None) -> tuple[Tensor, Tensor]:
     for name, x in (("anchor", anchor), ("candidate", anchor if candidate is None else candidate)):
         expect(x.ndim == 2 and x.shape[1] == anchor.shape[-1], name, "shape [rows, D]", tuple(x.shape))
         expect(x.is_floating_point(), name, "floating point", x.dtype, TypeError)
-    kind = torch.float64 if anchor.dtype == torch.float64 else torch.float32
+    kind = accumulation(anchor)
     a = normalize(anchor.to(kind))
     return a, a if candidate is None else normalize(candidate.to(kind))
 
 
-def _target(scaled: Tensor, c: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _target(scaled: Tensor, c: Tensor, targets: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
     expect(tuple(targets.shape) == (len(scaled),), "targets", f"shape [{len(scaled)}]", tuple(targets.shape))
     low, high = (int(x) for x in torch.aminmax(targets)) if len(targets) else (-1, -1)
     expect(low >= -1 and high < max(1, len(c)), "targets", f"rows of this process, -1 to {len(c) - 1}", (low, high))
-    return (scaled * c.index_select(0, targets.clamp_min(0))).sum(1), targets >= 0
+    has = targets >= 0 if own is None else (targets >= 0) & (targets != own)
+    found = (scaled * c.index_select(0, targets.clamp_min(0))).sum(1) if len(c) else scaled.sum(1)
+    return found, has
 
 
 def _ids(labels: Any, sizes: list[int]) -> tuple[Tensor, tuple[Tensor, ...], int]:
@@ -215,8 +222,3 @@ def _class_term(
         product = product - torch.where(itself, (scaled * c.index_select(0, own.clamp_min(0))).sum(1), 0.0)
         count = count - itself.long()
     return product / count.clamp_min(1), count > 0
-
-
-def _loss(total: Tensor, found: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
-    counted = has & (total != MINUS_INF)
-    return total.masked_fill(~counted, 0.0) - found.masked_fill(~counted, 0.0), counted

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from nearfar._compile import eager
-from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Running, Share, edge, gradient_, no_autocast, spans
+from nearfar._passes import both_sums, recompute, self_gradient, self_sums, strip_sums
+from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Share, edge, no_autocast, spans
 
 __all__ = ["Mask", "frozen_log_sum_exp", "log_sum_exp", "self_log_sum_exp"]
 
@@ -126,17 +127,7 @@ def first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) ->
 class _Self(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, mask: Mask, bounded: bool, size: int) -> Tensor:
-        num = z.shape[0]
-        buffer = Buffer(min(size, num) ** 2, z)
-        scratch = None if bounded else Buffer(min(size, num) ** 2, z)
-        sums = Running(num, z, bounded)
-        for rows, columns, logits in upper(z, mask, size, buffer):
-            if bounded:
-                logits.exp_()
-            sums.add(logits, rows, 1, scratch)
-            if rows != columns:
-                sums.add(logits, columns, 0, scratch)
-        result = sums.result()
+        result = self_sums(z, mask, size, bounded)
         ctx.save_for_backward(z, result)
         ctx.options = (mask, bounded, size)
         return result
@@ -147,52 +138,13 @@ class _Self(Function):
         z, log_sum = ctx.saved_tensors
         mask, bounded, size = ctx.options
         with no_autocast(z.device):
-            entries = min(size, z.shape[0]) ** 2
-            buffer, scratch = Buffer(entries, z), Buffer(entries, z)
-            share = Share(log_sum, grad, bounded)
-            out = torch.zeros_like(z)
-            for rows, columns, logits in upper(z, mask, size, buffer):
-                g = gradient_(logits, rows, columns, share, share, scratch)
-                out[slice(*rows)].addmm_(g, z[slice(*columns)])
-                if rows != columns:
-                    out[slice(*columns)].addmm_(g.t(), z[slice(*rows)])
-        return out, None, None, None
-
-
-def upper(z: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Any:
-    """Tiles of alpha z z^T on and above the diagonal, left-out pairs at -inf."""
-    for rows in spans(z.shape[0], size):
-        for j in range(rows[0], z.shape[0], size):
-            columns = (j, min(j + size, z.shape[0]))
-            logits = tile_(z, z, rows, columns, mask, (size, size), buffer, alpha)
-            if logits is not None:
-                yield rows, columns, logits
-
-
-def tile_(
-    a: Tensor, c: Tensor, rows: tuple[int, int], columns: tuple[int, int],
-    mask: Mask, size: tuple[int, int], buffer: Buffer, alpha: float = 1.0,
-) -> Tensor | None:  # fmt: skip
-    if mask.skips(rows, columns, size):
-        return None
-    logits = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
-    logits.addmm_(a[slice(*rows)], c[slice(*columns)].t(), beta=0, alpha=alpha)
-    mask.hide_(logits, rows, columns, size)
-    return logits
+            return self_gradient(z, mask, size, Share(log_sum, grad, bounded)), None, None, None
 
 
 class _Both(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, size: int) -> tuple[Tensor, Tensor]:
-        entries = min(size, len(a)) * min(size, len(c))
-        buffer, scratch = Buffer(entries, a), None if bounded else Buffer(entries, a)
-        row_sums, column_sums = Running(a.shape[0], a, bounded), Running(c.shape[0], a, bounded)
-        for rows, columns, logits in grid(a, c, mask, size, buffer):
-            if bounded:
-                logits.exp_()
-            row_sums.add(logits, rows, 1, scratch)
-            column_sums.add(logits, columns, 0, scratch)
-        result = row_sums.result(), column_sums.result()
+        result = both_sums(a, c, mask, size, bounded)
         ctx.save_for_backward(a, c, *result)
         ctx.options = (mask, bounded, size)
         return result
@@ -208,33 +160,6 @@ class _Both(Function):
         return *grads, None, None, None
 
 
-def grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Any:
-    """Tiles of alpha a c^T, left-out pairs at -inf."""
-    for rows in spans(a.shape[0], size):
-        for columns in spans(c.shape[0], size):
-            logits = tile_(a, c, rows, columns, mask, (size, size), buffer, alpha)
-            if logits is not None:
-                yield rows, columns, logits
-
-
-def recompute(
-    a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...],
-    alpha: float = 1.0,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of both operands from tiles of alpha a c^T that are computed again."""
-    entries = min(size, len(a)) * min(size, len(c))
-    buffer, scratch = Buffer(entries, a), Buffer(entries, a)
-    grad_a = torch.zeros_like(a) if needs[0] else None
-    grad_c = torch.zeros_like(c) if needs[1] else None
-    for rows, columns, logits in grid(a, c, mask, size, buffer, alpha):
-        g = gradient_(logits, rows, columns, *shares, scratch)
-        if grad_a is not None:
-            grad_a[slice(*rows)].addmm_(g, c[slice(*columns)], alpha=alpha)
-        if grad_c is not None:
-            grad_c[slice(*columns)].addmm_(g.t(), a[slice(*rows)], alpha=alpha)
-    return grad_a, grad_c
-
-
 class _Rows(Function):
     """Strips of rows: each is final at once, so its gradient is made while its exponentials are at hand."""
 
@@ -242,29 +167,9 @@ class _Rows(Function):
     def forward(
         ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, rows_a_strip: int, weight: Tensor | None
     ) -> Tensor:
-        num, width = a.shape[0], c.shape[0]
-        need_a, need_c = ctx.needs_input_grad[:2]
-        buffer = Buffer(min(rows_a_strip, num) * width, a)
-        result = a.new_empty(num)
-        mean_c = torch.empty_like(a) if need_a else None
-        mean_a = torch.zeros_like(c) if weight is not None and need_c else None
-        for rows in spans(num, rows_a_strip):
-            part = slice(*rows)
-            columns = mask.reach(rows, width)
-            near = c[slice(*columns)]
-            e = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
-            torch.mm(a[part], near.t(), out=e)
-            mask.hide_all_(e, rows, columns)
-            shift = None if bounded or not e.shape[1] else e.amax(1)
-            if shift is not None:
-                e.sub_(shift.masked_fill(shift == MINUS_INF, 0.0).unsqueeze(1))
-            total = e.exp_().sum(1)
-            result[part] = total.log() if shift is None else total.log() + shift
-            inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
-            if mean_c is not None:
-                torch.mm(e, near, out=mean_c[part]).mul_(inverse.unsqueeze(1))
-            if mean_a is not None and weight is not None:
-                mean_a[slice(*columns)].addmm_(e.t(), a[part] * inverse.mul_(weight[part]).unsqueeze(1))
+        result, (mean_c, mean_a) = strip_sums(
+            a, c, mask, rows_a_strip, bounded, weight, (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        )
         ctx.save_for_backward(a, c, result, mean_c, mean_a, weight)
         ctx.options = (mask, bounded)
         return result

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from nearfar.checks import expect
 from nearfar.evaluate import inputs
-
-TILE = 2048
+from nearfar.objectives.align_uniform import uniformity
 
 
 def geometry(
@@ -63,7 +62,7 @@ def geometry(
         sample = unit[rows.to(unit.device)]
     low, high = z.aminmax(dim=0)
     found |= {
-        "uniformity": _uniformity(sample),
+        "uniformity": float(uniformity(sample)),
         "effective_rank": _effective_rank(z),
         "std": float(unit.std(0, correction=0).mean()) * math.sqrt(z.shape[1]),
         "dead_dimensions": float((high - low <= 1e-6 * z.abs().max()).sum()),
@@ -96,20 +95,6 @@ def collapse(measures: Mapping[str, float]) -> str | None:
             "stronger views or a larger batch may help"
         )
     return None
-
-
-def _uniformity(unit: Tensor) -> float:
-    total, num = 0.0, len(unit)
-    squared = unit.square().sum(1)  # 1, but 0 for a zero row
-    for start in range(0, num, TILE):
-        for first in range(start, num, TILE):  # pairs once: tiles on and above the diagonal
-            rows, columns = slice(start, start + TILE), slice(first, first + TILE)
-            distance = (squared[rows, None] + squared[columns] - 2 * unit[rows] @ unit[columns].T).clamp_(min=0)
-            potential = distance.mul_(-2).exp_()
-            if first == start:
-                potential.fill_diagonal_(0)
-            total += float(potential.sum(dtype=torch.float64)) * (1 if first == start else 2)
-    return math.log(total / (num * (num - 1)))
 
 
 def _effective_rank(z: Tensor) -> float:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from nearfar._similarity import accumulation
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect
 
@@ -200,4 +201,4 @@ def draw(log_weight: Float[Tensor, "B N"], num: int, *, generator: torch.Generat
 
 def wide(x: Tensor) -> Tensor:
     """The tensor in float32, or float64 if it is that."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(accumulation(x))

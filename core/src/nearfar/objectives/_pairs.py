@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar.checks import expect
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Place, gather_views, stack
+from nearfar.objectives._shared import Place, as_views, gather_views, stack
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def pairs(
     z: Tensor | Sequence[Tensor], labels: Tensor, gathered: tuple[Any, Tensor] | None, offset: int, *, unit: bool = True
 ) -> Pairs:
     """The pairs of views [V B] with candidates [V N] of this batch, or of all processes."""
-    flat, num_views = stack("z", _views(z), least=1)
+    flat, num_views = stack("z", as_views(z), least=1)
     other, other_labels = flat, labels
     if gathered is not None:
-        other, other_labels = gather_views(_views(gathered[0]), num_views), gathered[1]
+        other, other_labels = gather_views(as_views(gathered[0]), num_views), gathered[1]
     num, num_all = len(flat) // num_views, len(other) // num_views
     for name, y, rows in (("labels", labels, num), ("gathered", other_labels, num_all)):
         expect(tuple(y.shape) == (rows,), name, f"labels of shape [{rows}]", tuple(y.shape))
@@ -68,15 +68,12 @@ def pairs(
     expect(len(sizes) > 1 and bool((sizes > 1).any()), "labels",
            "two classes, and two embeddings of one, in the whole batch", f"sizes {sizes.tolist()}")  # fmt: skip
     own = Place(num_views, num, num_all, offset, flat.device).own()
-    kind = torch.float64 if torch.float64 in (flat.dtype, other.dtype) else torch.float32
+    kind = accumulation(flat, other)
     a, c = flat.to(kind), other.to(kind)
     if unit:
         a, c = normalize(a), normalize(c)
     return Pairs(a, c, labels.repeat(num_views), other_labels.repeat(num_views), own)
 
-
-def _views(z: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-    return (z,) if isinstance(z, Tensor) and z.ndim == 2 else z
 
 
 def mean_anchors(loss_B: Tensor, counted_B: Tensor, reduction: str, with_stats: bool) -> Any:

@@ -85,6 +85,16 @@ def gather_views(gathered: Tensor | Sequence[Tensor], num_views: int) -> Tensor:
     return flat
 
 
+def as_views(z: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+    """Views, of which [B, D] alone is one."""
+    return (z,) if isinstance(z, Tensor) and z.ndim == 2 else z
+
+
+def reduced(loss_B: Tensor, reduction: str) -> Tensor:
+    """The losses of anchors that all count: their "mean", their "sum", or as they are ("none")."""
+    return loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+
+
 def add_constant(loss: Tensor, extra_B: Tensor, num_anchors: int, reduction: str) -> Tensor:
     """Adds a term per anchor (zero where the anchor does not count) to a loss reduced over `num_anchors`."""
     if reduction == "none":

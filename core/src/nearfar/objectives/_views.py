@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import BOUND, Mask
 from nearfar.checks import expect, expect_positive
 from nearfar.objectives._shared import Place, gather_views, stack
@@ -54,7 +54,7 @@ def prepare(
     """Checked views of two or more, in the accumulation type."""
     z, num_views = stack("views", views[0] if len(views) == 1 else views)
     expect(z.is_floating_point(), "views", "floating point", z.dtype, TypeError)
-    kind = torch.float64 if z.dtype == torch.float64 else torch.float32
+    kind = accumulation(z)
     unit = normalize(z.to(kind))
     every = unit if gathered is None else normalize(gather_views(gathered, num_views).to(kind))
     place = Place(num_views, len(z) // num_views, len(every) // num_views, offset, z.device)
@@ -85,7 +85,3 @@ def log_sums(
 def leave_one_out(z_VBD: Tensor) -> Tensor:
     """Mean of the other views of every view [V, B, D]."""
     return (z_VBD.sum(0, keepdim=True) - z_VBD) / (z_VBD.shape[0] - 1)
-
-
-def reduced(loss: Tensor, reduction: str) -> Tensor:
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
+from nearfar._similarity import accumulation
 from nearfar._similarity import normalize as unit_rows
 from nearfar._tiles import BOUND, Mask, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Place, gather_views, stack
+from nearfar.objectives._shared import Place, gather_views, reduced, stack
 from nearfar.tiled import frozen_log_sum_exp, log_sum_exp, self_log_sum_exp
 
 TINY = 1e-12
@@ -68,7 +69,7 @@ def alignment(
             loss_B = squared_B if alpha == 2 else squared_B.pow(alpha / 2)
         else:
             loss_B = (squared_B + TINY).pow(alpha / 2) - TINY ** (alpha / 2)
-    return loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    return reduced(loss_B, reduction)
 
 
 @eager
@@ -145,7 +146,7 @@ def log_mean_gaussian(x: Tensor, t: float, tile: int | None) -> Tensor:
 
 def _rows(name: str, x: Tensor, normalize: bool) -> Tensor:
     expect(x.is_floating_point(), name, "floating point", x.dtype, TypeError)
-    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    x = x.to(accumulation(x))
     return unit_rows(x) if normalize else x
 
 

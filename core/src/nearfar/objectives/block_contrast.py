@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar._similarity import log_sum_exp
+from nearfar._similarity import accumulation, log_sum_exp
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
+from nearfar.objectives._shared import reduced
 
 
 def block_contrast(
@@ -74,7 +75,7 @@ def block_contrast(
     fits = negative.ndim in (3, 4) and (negative.shape[0], negative.shape[-1]) == (num, dim) and negative.numel() > 0
     expect(fits, "negative", f"shape [{num}, K, {dim}] or [{num}, K, P, {dim}]", tuple(negative.shape))
     with no_autocast(anchor.device):
-        kind = torch.float64 if torch.float64 in (anchor.dtype, positive.dtype, negative.dtype) else torch.float32
+        kind = accumulation(anchor, positive, negative)
         f, p, n = anchor.to(kind), positive.to(kind), negative.to(kind)
         p = p.mean(1) if p.ndim == 3 else p
         n = n.mean(2) if n.ndim == 4 else n
@@ -84,7 +85,7 @@ def block_contrast(
         else:
             loss_B = log_sum_exp(torch.cat([torch.zeros_like(v_BK[:, :1]), -v_BK], 1), 1)
             loss_B = loss_B / math.log(2) if bits else loss_B
-    total = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    total = reduced(loss_B, reduction)
     return (total, Stats(num, 0, None)) if with_stats else total
 
 

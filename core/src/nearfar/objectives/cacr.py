@@ -12,17 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nearfar._compile import eager
-from nearfar._similarity import normalize
-from nearfar._tiles import MINUS_INF, no_autocast, spans
+from nearfar._similarity import accumulation, normalize
+from nearfar._strips import in_strips
+from nearfar._tiles import MINUS_INF, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
 from nearfar.objectives._shared import Place, gather_views, stack
-
-ENTRIES = 1 << 19
-"""pairs of one strip of anchors; about half a dozen matrices of this size live at once"""
 
 
 class CACRParts(NamedTuple):
@@ -54,7 +51,7 @@ def _parts(
     expect(class_prior == 0 or cost == "euclidean", "class_prior", "0 with cost='rbf'", class_prior)
     z, num_views = stack("views", views[0] if len(views) == 1 else views)
     expect(z.is_floating_point(), "views", "floating point", z.dtype, TypeError)
-    kind = torch.float64 if z.dtype == torch.float64 else torch.float32
+    kind = accumulation(z)
     every = z if gathered is None else gather_views(gathered, num_views)
     num_local, num_all = len(z) // num_views, len(every) // num_views
     expect(num_all > 1, "views", "2 or more samples, since one has no negatives", num_all)
@@ -102,9 +99,9 @@ def _softmax_cost(
     A few anchors at a time, whose pairs the backward computes again.
     """
 
-    def strip(a_RD: Tensor, c_ND: Tensor, own_R: Tensor) -> tuple[Tensor, Tensor]:
-        squared_RN = 2 - 2 * a_RD @ c_ND.t()
-        logits_RN = (-t_neg * squared_RN).scatter(1, own_R.unsqueeze(1), MINUS_INF)
+    def strip(rows_R: Tensor) -> tuple[Tensor, Tensor]:
+        squared_RN = 2 - 2 * a_BD[rows_R] @ c_ND.t()
+        logits_RN = (-t_neg * squared_RN).scatter(1, own_B[rows_R].unsqueeze(1), MINUS_INF)
         log_weight_RN = torch.log_softmax(logits_RN.detach() if detach else logits_RN, 1)
         weight_RN = log_weight_RN.exp()
         entropy_R = -(weight_RN * log_weight_RN).detach().nan_to_num_().sum(1)
@@ -112,14 +109,7 @@ def _softmax_cost(
             return torch.logsumexp(log_weight_RN - t * squared_RN, 1), entropy_R
         return (weight_RN * squared_RN).sum(1), entropy_R
 
-    found = []
-    for start, end in spans(len(a_BD), tile or max(1, ENTRIES // len(c_ND))):
-        operands = a_BD[start:end], c_ND, own_B[start:end]
-        if torch.is_grad_enabled():
-            found.append(checkpoint(strip, *operands, use_reentrant=False, preserve_rng_state=False))
-        else:
-            found.append(strip(*operands))
-    cost_B, entropy_B = (torch.cat(list(column)) for column in zip(*found, strict=True))
+    cost_B, entropy_B = in_strips(strip, len(a_BD), len(c_ND), tile, a_BD.device)
     return cost_B, entropy_B
 
 
@@ -269,7 +259,7 @@ def cacr_momentum(
            (len(k) // num_keys, k.shape[1]))  # fmt: skip
     expect(q.is_floating_point() and k.is_floating_point(), "queries, keys", "floating point", (q.dtype, k.dtype),
            TypeError)  # fmt: skip
-    kind = torch.float64 if torch.float64 in (q.dtype, k.dtype) else torch.float32
+    kind = accumulation(q, k)
     every = k if gathered is None else gather_views(gathered, num_keys)
     num_all = len(every) // num_keys
     expect(num_all > 1, "keys", "2 or more samples, since one has no negatives", num_all)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from nearfar._compile import eager
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats, contrast
-from nearfar.objectives._shared import Place, Temperature, gather_views, stack
+from nearfar.objectives._shared import Place, Temperature, gather_views, reduced, stack
 
 
 @eager
@@ -84,7 +84,7 @@ def debiased(
         views, class_prior, hardness, more_positives, temperature, gathered, offset, tile
     )  # fmt: skip
     loss_B = softplus(log_ratio_B)
-    loss = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    loss = reduced(loss_B, reduction)
     return (loss, Stats(len(loss_B), 0, None)) if with_stats else loss
 
 
@@ -115,7 +115,7 @@ def _log_ratio(
     place = Place(2, num, num_all, offset, z.device)
     negatives = 2 * num_all - 2
     with no_autocast(z.device):
-        unit = normalize(z.to(torch.float64 if z.dtype == torch.float64 else torch.float32))
+        unit = normalize(z.to(accumulation(z)))
         cosine = (unit * normalize(candidate.index_select(0, place.partner()).to(unit.dtype))).sum(1)
         s = cosine / temperature
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats
@@ -190,7 +190,7 @@ def centroid_alignment(*views: Any) -> Tensor:
 
 
 def _centroids(flat: Tensor, num_views: int) -> Tensor:
-    unit = normalize(flat.to(torch.float64 if flat.dtype == torch.float64 else torch.float32))
+    unit = normalize(flat.to(accumulation(flat)))
     return unit.unflatten(0, (num_views, -1)).mean(0)
 
 

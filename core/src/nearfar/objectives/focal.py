@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
-from nearfar._similarity import log_sum_exp, normalize
+from nearfar._similarity import accumulation, log_sum_exp, normalize
+from nearfar._strips import in_strips
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Place, Temperature, gather_views, stack
-from nearfar.objectives._strips import in_strips
+from nearfar.objectives._shared import Place, Temperature, as_views, gather_views, stack
 
 
 def focal(loss: Tensor, gamma: float = 1.0, *, detach: bool = False) -> Tensor:
@@ -110,9 +110,9 @@ def focal_supcon(
     """
     expect_choice("average", average, ("positives", "candidates"))
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
-    flat, num_views = stack("z", _views(z), least=1)
+    flat, num_views = stack("z", as_views(z), least=1)
     candidate, other = (flat, labels) if gathered is None else (
-        gather_views(_views(gathered[0]), num_views), gathered[1]
+        gather_views(as_views(gathered[0]), num_views), gathered[1]
     )  # fmt: skip
     num, num_all = len(flat) // num_views, len(candidate) // num_views
     place = Place(num_views, num, num_all, offset, flat.device)
@@ -122,7 +122,7 @@ def focal_supcon(
     expect(num_views > 1 or bool((sizes > 1).any()), "positives", "at least one anchor with a positive", "none")
     own, y, y_all = place.own(), labels.repeat(num_views), other.repeat(num_views)
     with no_autocast(flat.device):
-        kind = torch.float64 if torch.float64 in (flat.dtype, candidate.dtype) else torch.float32
+        kind = accumulation(flat, candidate)
         a, c = normalize(flat.to(kind)), normalize(candidate.to(kind))
         columns = torch.arange(len(c), device=c.device)
 
@@ -140,9 +140,6 @@ def focal_supcon(
     loss = loss_B if reduction == "none" else loss_B.sum() / (max(1, counted) if reduction == "mean" else 1)
     return (loss, Stats(counted, len(loss_B) - counted, None)) if with_stats else loss
 
-
-def _views(z: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-    return (z,) if isinstance(z, Tensor) and z.ndim == 2 else z
 
 
 class FocalSupCon(nn.Module):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
-from nearfar.objectives._shared import _AtLeast
+from nearfar.objectives._shared import _AtLeast, reduced
 
 
 @eager
@@ -90,7 +90,7 @@ def gml(
         inside = bool(((labels >= 0) & (labels < num_classes)).all())
         expect(inside, name, f"classes from 0 to {num_classes - 1}", labels)
     with no_autocast(query.device):
-        kind = torch.float64 if torch.float64 in (query.dtype, key.dtype) else torch.float32
+        kind = accumulation(query, key)
         t_C = _temperatures(temperature, num_classes, key.device).to(kind)
         q, k = (normalize(x.to(kind)) for x in (query, key))
         prior_C = (class_counts / class_counts.sum()).to(kind).log()
@@ -104,7 +104,7 @@ def gml(
             losses.append(_part(q.detach(), scaled, query_labels, key_labels, prior_C, num_C, ids, tile))
         loss_B = losses[0] if len(losses) == 1 else losses[0] + losses[1]
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
-    loss = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    loss = reduced(loss_B, reduction)
     return (loss, Stats(len(query), 0, None)) if with_stats else loss
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Temperature, stack
+from nearfar.objectives._shared import Temperature, as_views, stack
 from nearfar.objectives.supcon import supcon
 
 
@@ -128,7 +128,7 @@ def hmlc(
 
 def _views(name: str, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, int]:
     """Views as [V, B, D]."""
-    flat, num = stack(name, (z,) if isinstance(z, Tensor) and z.ndim == 2 else z, least=1)
+    flat, num = stack(name, as_views(z), least=1)
     return flat.reshape(num, -1, flat.shape[1]), num
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._compile import eager
-from nearfar._similarity import Similarity, normalize
+from nearfar._similarity import Similarity, accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
@@ -261,9 +261,8 @@ class _Rows:
         options |= {"with_stats": "counts"}
         if self.queue is not None:  # each anchor meets its own key and the queue
             num = self.place.num_local
-            row = torch.arange(num, device=self.unit.device)
-            options |= {"targets": row, "group": row, "extra": (self.queue,), "denominator": "negatives"}
-            return contrast(self.unit[:num], self.unit[num:], **options)
+            options |= {"extra": (self.queue,), "denominator": "negatives"}
+            return contrast(self.unit[:num], own_positive=self.unit[num:].unsqueeze(1), **options)
         if self.every is None:
             return contrast(self.unit, targets=self.place.partner(), directions="self", **options)
         return contrast(self.unit, self.every, targets=self.place.partner(), own=self.place.own(), **options)
@@ -274,7 +273,7 @@ def _prepare(views: tuple[Any, ...], queue: Tensor | None, gathered: Any, offset
     expect(num_views == 2, "views", "2", num_views)
     expect(z.is_floating_point(), "views", "floating point", z.dtype, TypeError)
     expect(gathered is None or queue is None, "queue", "none beside gathered", "a tensor")
-    kind = torch.float64 if z.dtype == torch.float64 else torch.float32
+    kind = accumulation(z)
     every = None if gathered is None else normalize(gather_views(gathered, 2).to(kind))
     num_all = len(z if every is None else every) // 2
     place = Place(2, len(z) // 2, num_all, offset, z.device)

@@ -18,7 +18,7 @@ from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
 from nearfar.lorentz import Curvature, exp_map, exterior_angle, half_aperture
-from nearfar.objectives._shared import Temperature
+from nearfar.objectives._shared import Temperature, reduced
 
 
 def entailment(
@@ -64,7 +64,7 @@ def entailment(
     with no_autocast(general.device):
         angle = exterior_angle(general, specific, curvature)
         loss_B = torch.relu(angle - half_aperture(general, curvature, min_radius=min_radius))
-    return loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    return reduced(loss_B, reduction)
 
 
 @eager

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from nearfar._compile import eager
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
-from nearfar.objectives._shared import Place, gather_views, stack
+from nearfar.objectives._shared import Place, gather_views, reduced, stack
 
 LEAST_TEMPERATURE = 1e-3
 
@@ -93,7 +93,7 @@ def macl(
     d_B, _ = _decoupled(views, temperature, alpha, alignment_origin, alignment, queue, gathered, offset, tile)
     weight_B = (1 + torch.exp(-d_B.detach())).clamp_max(max_weight)
     loss_B = weight_B * softplus(d_B)
-    loss = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    loss = reduced(loss_B, reduction)
     return (loss, Stats(len(loss_B), 0, None)) if with_stats else loss
 
 
@@ -140,7 +140,7 @@ def _decoupled(
     place = Place(2, num, num_all, offset, z.device)
     with no_autocast(z.device):
         if alignment is None:
-            unit = normalize(every.detach().to(torch.float64 if z.dtype == torch.float64 else torch.float32))
+            unit = normalize(every.detach().to(accumulation(z)))
             alignment = float((unit[:num_all] * unit[num_all:]).sum(1).mean())
         mean = float(alignment.detach() if isinstance(alignment, Tensor) else alignment)
         t = macl_temperature(mean, temperature=temperature, alpha=alpha, alignment_origin=origin)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearfar._strips import in_strips
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
 from nearfar.objectives._pairs import pairs
-from nearfar.objectives._strips import in_strips
 
 
 @torch.compiler.disable()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nearfar._similarity import log_sum_exp
+from nearfar._strips import in_strips
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.objectives._pairs import mean_anchors, pairs
-from nearfar.objectives._strips import in_strips
 
 
 @torch.compiler.disable()

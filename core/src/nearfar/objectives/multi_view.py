@@ -17,8 +17,8 @@ from nearfar._compile import eager
 from nearfar._tiles import Mask, no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats, contrast
-from nearfar.objectives._shared import Place, Temperature
-from nearfar.objectives._views import Views, leave_one_out, log_sums, prepare, reduced
+from nearfar.objectives._shared import Place, Temperature, reduced
+from nearfar.objectives._views import Views, leave_one_out, log_sums, prepare
 
 
 @eager

@@ -18,8 +18,8 @@ from nearfar._similarity import normalize
 from nearfar._tiles import Mask, no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
-from nearfar.objectives._shared import Temperature
-from nearfar.objectives._views import Views, leave_one_out, log_sums, prepare, reduced
+from nearfar.objectives._shared import Temperature, reduced
+from nearfar.objectives._views import Views, leave_one_out, log_sums, prepare
 
 FORMS = ("geometric", "arithmetic", "sufficient")
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation, normalize
+from nearfar._strips import in_strips
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect
 from nearfar.contrast import Stats
-from nearfar.objectives._strips import in_strips
 
 
 @torch.compiler.disable()
@@ -77,7 +77,7 @@ def renyi(
            None if labels is None else tuple(labels.shape))  # fmt: skip
     w = 1.0 if labels is None else 0.0 if teacher is None else share
     with no_autocast(student.device):
-        kind = torch.float64 if student.dtype == torch.float64 else torch.float32
+        kind = accumulation(student)
         z = normalize(student.to(kind))
         fixed = None if teacher is None or w == 0 else normalize(teacher.detach().to(kind))
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nearfar._compile import eager
 from nearfar._sigmoid import Pairing, cosine_softplus
-from nearfar._similarity import normalize
+from nearfar._similarity import accumulation
 from nearfar._tiles import Mask, edge, no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
+from nearfar.objectives._shared import reduced
 
 
 @eager
@@ -86,14 +87,14 @@ def siglip(
            tuple(gathered.shape))  # fmt: skip
     expect(0 <= offset <= last, "offset", f"0 to {last}, so that local rows are among the gathered", offset)
     rows = torch.arange(a.shape[0], device=a.device) + offset
-    scale, bias = _number("scale", scale), _number("bias", bias)
+    scale, bias = checked_number("scale", scale), checked_number("bias", bias)
     mask = Mask()
     if ids is not None:
         first, second = ids if isinstance(ids, tuple) else (ids, ids)
         expect(first.shape == (a.shape[0],) and second.shape == (num,), "ids", f"shapes [{a.shape[0]}] and [{num}]",
                (tuple(first.shape), tuple(second.shape)))  # fmt: skip
         mask = Mask(differ=((first, second),))
-    kind = torch.float64 if torch.float64 in (a.dtype, gathered.dtype) else torch.float32
+    kind = accumulation(a, gathered)
     with no_autocast(a.device):
         sums_B, own_B = cosine_softplus(
             a.to(kind), gathered.to(kind), scale, bias, Pairing(mask, rows, tile or edge(a.device))
@@ -101,10 +102,10 @@ def siglip(
         loss_B = sums_B - own_B  # log(1 + exp(-l)) = log(1 + exp(l)) - l for the own pair
         if ids is not None:  # the pair itself left the sum with its equals
             loss_B = loss_B + torch.nn.functional.softplus(own_B)
-    return loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    return reduced(loss_B, reduction)
 
 
-def _number(name: str, value: float | Tensor) -> float | Tensor:
+def checked_number(name: str, value: float | Tensor) -> float | Tensor:
     """A checked scale or bias: a number, or a tensor []."""
     expect(not isinstance(value, Tensor) or value.numel() == 1, name, "a number or a tensor []", value)
     number = float(value.detach() if isinstance(value, Tensor) else value)
@@ -112,21 +113,6 @@ def _number(name: str, value: float | Tensor) -> float | Tensor:
     if name == "scale":
         expect_positive(name, number)
     return value.reshape(()) if isinstance(value, Tensor) else value
-
-
-def augment(a: Tensor, c: Tensor, scale: float | Tensor, bias: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Anchors and candidates whose plain product is scale * cosine + bias: the bias is one more dimension."""
-    scale, bias = _number("scale", scale), _number("bias", bias)
-    kind = torch.float64 if torch.float64 in (a.dtype, c.dtype) else torch.float32
-    u, v = normalize(a.to(kind)), normalize(c.to(kind))
-    one = v.new_ones(len(v), 1)
-    shift = torch.as_tensor(bias, dtype=kind, device=a.device).reshape(1, 1).expand(len(u), 1)
-    return torch.cat([u * scale, shift], 1), torch.cat([v, one], 1)
-
-
-def positive(anchor: Tensor, own: Tensor) -> Tensor:
-    """What a pair's being positive adds to softplus of its logit l: log(1 + exp(-l)) = log(1 + exp(l)) - l."""
-    return -(anchor * own).sum(1)
 
 
 class SigLIP(nn.Module):

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import _similarity
+from nearfar._similarity import accumulation
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats
+from nearfar.objectives._shared import reduced
 
 
 def spectral(
@@ -76,7 +78,7 @@ def spectral(
         pair_B = scale * (x * y[rows]).sum(1)
         square_B = scale**2 * squares(x, y)
         loss_B = (square_B - (0 if own_pairs else pair_B.square())) / num - 2 * pair_B
-    loss = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    loss = reduced(loss_B, reduction)
     return (loss, Stats(len(a), 0, None)) if with_stats else loss
 
 
@@ -87,7 +89,7 @@ def squares(x: Tensor, y: Tensor) -> Tensor:
 
 def vectors(a: Tensor, c: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
     """Both of the accumulation type, and of unit length where asked for."""
-    kind = torch.float64 if torch.float64 in (a.dtype, c.dtype) else torch.float32
+    kind = accumulation(a, c)
     x, y = a.to(kind), c.to(kind)
     return (_similarity.normalize(x), _similarity.normalize(y)) if normalize else (x, y)
 

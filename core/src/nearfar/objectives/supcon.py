@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import contrast
-from nearfar.objectives._shared import Place, Temperature, add_constant, gather_views, stack
+from nearfar.objectives._shared import Place, Temperature, add_constant, as_views, gather_views, stack
 
 
 def supcon(
@@ -88,7 +88,7 @@ def supcon(
     candidate, other_labels = flat, labels
     if gathered is not None:
         expect(labels is not None, "labels", "a tensor [B] beside gathered", labels)
-        candidate, other_labels = gather_views(_views(gathered[0]), num_views), gathered[1]
+        candidate, other_labels = gather_views(as_views(gathered[0]), num_views), gathered[1]
     num_all = candidate.shape[0] // num_views
     place = Place(num_views, num_local, num_all, offset, flat.device)
     options: dict[str, Any] = {"temperature": temperature, "positives": positives, "tile": tile}
@@ -125,12 +125,9 @@ def supcon(
     return (loss, stats) if with_stats else loss
 
 
-def _views(z: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-    return (z,) if isinstance(z, Tensor) and z.ndim == 2 else z
-
 
 def _flat(name: str, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, int]:
-    return stack(name, _views(z), least=1)
+    return stack(name, as_views(z), least=1)
 
 
 def _labels(name: str, labels: Tensor | None, default: Tensor, num_views: int) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from nearfar._compile import eager
 from nearfar._pool import indexed_product
-from nearfar._similarity import log_sum_exp, normalize
+from nearfar._similarity import accumulation, log_sum_exp, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.contrast import Stats, contrast
-from nearfar.objectives._shared import Place, Temperature, gather_views, stack
+from nearfar.objectives._shared import Place, Temperature, gather_views, reduced, stack
 
 MIXES = ("both", "negative", "positive", "none")
 WEIGHTS = ("linear", "inverse", "square", "inverse_square", "none")
@@ -191,7 +191,7 @@ def supremix(
     y, y_all = _labels("labels", labels, num, num_views), _labels("gathered", other, num_all, num_views)
     weigh = _weight(distance_weight, tolerance)
     with no_autocast(z.device):
-        kind = torch.float64 if torch.float64 in (z.dtype, candidate.dtype) else torch.float32
+        kind = accumulation(z, candidate)
         a = normalize(z.to(kind))
         c = a if candidate is z else normalize(candidate.to(kind))
         loss = contrast(
@@ -215,7 +215,7 @@ def supremix(
                 positive_sum, count = positive_sum + torch.where(exists, logits, 0.0).sum(1), count + exists.sum(1)
         loss_B = log_sum_exp(torch.stack(pieces), 0) - positive_sum / count
         loss_B = loss_B * (count / (count + 1)) if add_one else loss_B
-    loss = loss_B if reduction == "none" else loss_B.mean() if reduction == "mean" else loss_B.sum()
+    loss = reduced(loss_B, reduction)
     return (loss, Stats(len(loss_B), 0, None)) if with_stats else loss
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from nearfar._strips import in_strips
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.contrast import Stats
 from nearfar.objectives._pairs import pairs
-from nearfar.objectives._strips import in_strips
 
 MINING = ("all", "semi_hard", "hard")
 DISTANCES = ("euclidean", "squared", "cosine")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nearfar._similarity import accumulation
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.distributed import gather, reduce_sum
 
@@ -64,7 +65,7 @@ def solve(
     expect_choice("form", form, ("auto", "scaling", "log"))
     first = parts[0]
     expect(first.ndim == 2 and first.shape[1] >= 1, "scores", "shape [N, K], K of 1 or more", tuple(first.shape))
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    dtype = accumulation(first)
     num, width = sum(len(part) for part in parts), first.shape[1]
     weight_N = _weights(weight_N, num, first.device, dtype)
     low, top, total = _bounds(parts, weight_N, width, distributed)

@@ -10,6 +10,7 @@ import heapq
 import torch
 from torch import Tensor
 
+from nearfar._similarity import accumulation
 from nearfar.prototypes._rows import TILE
 
 STORED = 1 << 24
@@ -32,7 +33,7 @@ class Similarities:
 
     @classmethod
     def stored(cls, matrix: Tensor, threshold: float) -> Similarities:
-        wide = torch.float64 if matrix.dtype == torch.float64 else torch.float32
+        wide = accumulation(matrix)
         return cls(_cut_off(matrix.T.to(wide, copy=True).contiguous(), threshold), None, threshold)
 
     def to(self, index: Tensor) -> Tensor:

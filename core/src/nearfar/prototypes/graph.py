@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nearfar._similarity import accumulation
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.evaluate.knn import neighbours
@@ -109,7 +110,7 @@ def smooth(graph: Float[Tensor, "N N"], x: Float[Tensor, "N D"], *, self_weight:
     value = graph.values()
     expect(bool((value >= 0).all()), "graph", "entries >= 0", "negative ones")
     row, column = graph.indices()
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulation(x)
     with no_autocast(x.device):
         wide, value = x.to(dtype), value.to(dtype)
         total = value.new_zeros(len(x)).index_add_(0, row, value)

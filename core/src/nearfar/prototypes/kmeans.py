@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from nearfar._similarity import accumulation
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.prototypes import _faiss
@@ -156,7 +157,7 @@ def assign(
     """
     expect(centroid.ndim == 2 and len(centroid) >= 1, "centroid", "shape [K, D]", tuple(centroid.shape))
     expect(x.ndim == 2 and x.shape[1] == centroid.shape[1], "x", f"shape [N, {centroid.shape[1]}]", tuple(x.shape))
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulation(x)
     with no_autocast(x.device):
         x, centroid = x.detach().to(dtype), centroid.detach().to(dtype)
         if spherical:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nearfar._similarity import accumulation
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_positive
 from nearfar.prototypes._balance import Plan, rows_of, solve
@@ -81,7 +82,7 @@ class _Swapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, plans: list[Plan], temperature: float) -> Tensor:
         num_views, batch = scores.shape[:2]
-        dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        dtype = accumulation(scores)
         factor = 1 / (batch * len(plans) * (num_views - 1))
         grad = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
         total = scores.new_zeros((), dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -33,19 +34,19 @@ class Sampler(Protocol):
         ...
 
 
-class Planned:
+class Planned(ABC):
     """Base of the samplers here: an epoch is planned as a whole, so that a start far into it costs no more than 0."""
 
     kept: ClassVar[tuple[str, ...]] = ()
     """attributes that decide the batches"""
 
+    @abstractmethod
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self, epoch: int) -> Sequence[np.ndarray] | np.ndarray:
         """All batches of an epoch."""
-        raise NotImplementedError
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """int64 arrays of positions, from batch `start` of the epoch."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from nearfar.checks import expect
+from nearfar.train.checkpoint import file_hash
 from nearfar.train.run import Run
 
 
@@ -168,7 +169,7 @@ class TrainedRun:
     def save(self, folder: Path) -> None:
         """Writes where the run lies, beside this artefact if it can be, and the hash of its last model."""
         manifest = self.run.checkpoint("last") / "manifest.json"
-        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        digest = file_hash(manifest)
         inside = self.path.resolve().is_relative_to(folder.parents[1].resolve())
         place = self.path.resolve().relative_to(folder.parents[1].resolve()) if inside else self.path.resolve()
         (folder / "run.json").write_text(json.dumps({"path": str(place), "manifest": digest}))
@@ -207,10 +208,5 @@ KINDS: dict[str, type[Artefact]] = {
 
 def digest(folder: Path) -> str:
     """Hash of every file of an artefact's folder, by name and content."""
-    state = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        state.update(f"{file.name}:{file.stat().st_size}:".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                state.update(block)
-    return state.hexdigest()[:32]
+    files = [f"{file.name} {file_hash(file)}" for file in sorted(folder.iterdir())]
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()[:32]

@@ -42,7 +42,7 @@ def save(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any
         partial.mkdir(parents=True)
         save_file(tensors, partial / MODEL)
         torch.save(state, partial / STATE)
-        files = {f: {"bytes": (partial / f).stat().st_size, "sha256": _hash(partial / f)} for f in (MODEL, STATE)}
+        files = {f: {"bytes": (partial / f).stat().st_size, "sha256": file_hash(partial / f)} for f in (MODEL, STATE)}
         (partial / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files, **meta}, indent=2))
         for file in (MODEL, STATE, MANIFEST):
             _flush(partial / file)
@@ -99,7 +99,7 @@ def verify(path: Path) -> dict[str, Any]:
         size = place.stat().st_size
         if size != expected.get("bytes"):
             raise CheckpointError(f"checkpoint {path}: {file}: expected {expected.get('bytes')} bytes, received {size}")
-        if _hash(place) != expected.get("sha256"):
+        if file_hash(place) != expected.get("sha256"):
             raise CheckpointError(f"checkpoint {path}: {file} was changed after it was written")
     return manifest
 
@@ -158,7 +158,8 @@ def _is_write_failure(error: RuntimeError) -> bool:
     return any(word in str(error) for word in ("PytorchStreamWriter", "iostream", "unexpected pos", "write"))
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

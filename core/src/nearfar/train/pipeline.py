@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.checks import expect, expect_choice
 from nearfar.train.artefacts import KINDS, Artefact, TrainedRun, digest
+from nearfar.train.run import write_json
 
 if TYPE_CHECKING:
     from nearfar.train.trainer import Trainer
@@ -179,7 +179,7 @@ class Pipeline:
         shutil.rmtree(place / "artefacts", ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
         (place / DONE).unlink(missing_ok=True)
-        _write(begun, identity)
+        write_json(begun, identity)
         missing = [name for name in stage.inputs if name not in artefacts]
         expect(
             not missing, f"stage {stage.name!r}: inputs", f"artefacts that were left ({', '.join(artefacts)})", missing
@@ -197,7 +197,7 @@ class Pipeline:
             folder.mkdir(parents=True)
             artefact.save(folder)
             entries[name] = {"kind": artefact.kind, "digest": digest(folder)}
-        _write(place / DONE, identity | {"outputs": entries, "seconds": round(time.perf_counter() - began, 3)})
+        write_json(place / DONE, identity | {"outputs": entries, "seconds": round(time.perf_counter() - began, 3)})
 
 
 def train_stage(make: Callable[[Context], Trainer]) -> Callable[[Context], dict[str, Artefact]]:
@@ -223,13 +223,3 @@ def _digest(options: Any) -> str:
     except TypeError as error:
         raise TypeError(f"stage options: expected plain values, as JSON has them, received {options!r}") from error
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as stream:
-        stream.write(json.dumps(value, indent=2))
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)

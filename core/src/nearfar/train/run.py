@@ -17,12 +17,21 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nearfar.train import checkpoint
+
+
+def write_json(place: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON aside and renames it, so that a reader never sees half of it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(place)
 
 
 class Run:
@@ -116,12 +125,8 @@ class Run:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, file: str, value: dict[str, Any]) -> None:
-        """Writes JSON aside and renames it, so that a reader never sees half of it."""
-        place = self.path / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.partial")
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-        partial.replace(place)
+        """Writes JSON whole or not at all."""
+        write_json(self.path / file, value)
 
     def append(self, file: str, row: dict[str, Any]) -> None:
         with (self.path / file).open("a") as out:
