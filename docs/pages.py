@@ -25,6 +25,7 @@ from nearfar import catalog
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
+DEMONSTRATIONS = HERE.parent / "benchmarks" / "demonstrations"
 
 # What a user may import, in the order in which a reader meets it.
 MODULES = (
@@ -33,7 +34,7 @@ MODULES = (
     "nearfar.memory", "nearfar.negatives", "nearfar.prototypes", "nearfar.lorentz", "nearfar.momentum",
     "nearfar.samplers", "nearfar.schedules", "nearfar.distributed", "nearfar.ring", "nearfar.gradcache",
     "nearfar.worlds", "nearfar.evaluate", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin",
-    "nearfar.testing", "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
+    "nearfar.demonstrate.run", "nearfar.demonstrate.verdict", "nearfar.testing", "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
     "nearfar_images.data",
 )  # fmt: skip
 
@@ -203,6 +204,48 @@ class Benchmarks(MarkdownDirective):
         return result_tables(json.loads(path.read_text()))
 
 
+class Demonstration(MarkdownDirective):
+    """What `nearfar demonstrate` found for one system: claim, verdict, and a row an arm with mean and range."""
+
+    required_arguments = 1
+
+    def markdown(self) -> list[str]:
+        path = DEMONSTRATIONS / f"{self.arguments[0]}.json"
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return [f"Not run yet: there is no `benchmarks/demonstrations/{path.name}`."]
+        return demonstration_lines(json.loads(path.read_text()))
+
+
+def demonstration_lines(result: dict[str, Any]) -> list[str]:
+    """A demonstration's file as Markdown."""
+    rows, claim, verdict = result["rows"], result["claim"], result["verdict"]
+    num = len({row["seed"] for row in rows})
+    lines = [f"{result['data']}; mean over {num} seeds, smallest and largest in brackets.", ""]
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    cells = []
+    for arm in result["arms"]:
+        found = [row["metrics"] for row in rows if row["arm"] == arm]
+        cells.append([f"`{arm}`", *(spread([one[name] for one in found if name in one]) for name in metrics)])
+    lines += table(["arm", *metrics], cells)
+    if claim:
+        order = (" > " if claim["direction"] == "higher" else " < ").join(claim["order"])
+        text = f"Claim, written before the first result: `{claim['metric']}`, {order}, by {claim['margin']:g} or more. "
+        text += f"Verdict: **{verdict['verdict']}**"
+        if "mean" in verdict:
+            text += f", a lead of {verdict['mean']:.4g} [{verdict['low']:.4g}, {verdict['high']:.4g}] by paired seeds"
+        lines += [text + ".", ""]
+    return lines
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean with smallest and largest."""
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{mean:.4g}" if min(values) == max(values) else f"{mean:.4g} [{min(values):.4g}, {max(values):.4g}]"
+
+
 MACHINE = ("metadata", "environment")
 TARGETS = ("bar", "bars", "met")  # what a figure was hoped to reach; no measurement
 
@@ -248,4 +291,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("objectives", Objectives)
     app.add_directive("systems", Systems)
     app.add_directive("benchmarks", Benchmarks)
+    app.add_directive("demonstration", Demonstration)
     return {"version": nearfar.__version__, "parallel_read_safe": True, "parallel_write_safe": True}

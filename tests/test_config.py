@@ -13,6 +13,7 @@ from nearfar.config import (
     DataInfo,
     EncoderConfig,
     EvaluateConfig,
+    FrameConfig,
     HeadConfig,
     ImageViewConfig,
     MethodConfig,
@@ -23,7 +24,7 @@ from nearfar.config import (
 
 CONFIGS = [
     DataConfig, ImageViewConfig, EncoderConfig, MethodConfig, OptimiserConfig, TrainerConfig, EvaluateConfig,
-    HeadConfig, ContrastConfig, SamplerConfig,
+    HeadConfig, FrameConfig, ContrastConfig, SamplerConfig,
 ]  # fmt: skip
 
 # Every check of every config, each with the least wrong value on either side.

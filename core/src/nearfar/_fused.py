@@ -9,6 +9,7 @@ Legend: B anchors, N candidates, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ from nearfar._similarity import EPS
 from nearfar._tiles import BOUND, STRIP, Mask, Share, edge, no_autocast, spans
 from nearfar.tiled import common_factor, first_derivative_only
 
-CHUNK = 4096
-"""rows of what is done row by row"""
+CHUNK = 2**18
+"""numbers that are held at a time of what is done row by row"""
 
 
 def suits(form: Form) -> bool:
@@ -127,13 +128,17 @@ class _Fused(Function):
             add_own_products(grad_a, grad_c, a, c, plan.index, grad_found.masked_fill(~plan.has, 0.0) * s)
             grad_s = None
             if need_s:
-                total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in spans(len(a), CHUNK))
+                total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in row_spans(a))
                 grad_s = ctx.scale_like.new_tensor(total / (2 * s if ctx.single else s))
             if inverse_a is not None and grad_a is not None:
                 through_norm_(grad_a, a, inverse_a)
             if inverse_c is not None and grad_c is not None and not ctx.single:
                 through_norm_(grad_c, c, inverse_c)
         return grad_a, None if ctx.single else grad_c, grad_s, None
+
+
+def row_spans(x: Tensor) -> Iterator[tuple[int, int]]:
+    return spans(len(x), max(1, CHUNK // max(1, x.shape[1])))
 
 
 def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +150,7 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def through_norm_(grad: Tensor, unit: Tensor, inverse: Tensor) -> None:
     """The gradient of vectors from that of their unit vectors, in place: (g - u (u . g)) / |x|."""
-    for i, j in spans(len(grad), CHUNK):
+    for i, j in row_spans(grad):
         along = (unit[i:j] * grad[i:j]).sum(1, keepdim=True)
         grad[i:j].addcmul_(unit[i:j], along, value=-1.0).mul_(inverse[i:j])
 
@@ -153,7 +158,7 @@ def through_norm_(grad: Tensor, unit: Tensor, inverse: Tensor) -> None:
 def own_products(a: Tensor, c: Tensor, index: Tensor) -> Tensor:
     """a_i . c[index_i], a chunk of rows at a time."""
     out = a.new_empty(len(a))
-    for i, j in spans(len(a), CHUNK):
+    for i, j in row_spans(a):
         torch.sum(a[i:j] * c[index[i:j]], 1, out=out[i:j])
     return out
 
@@ -162,7 +167,7 @@ def add_own_products(
     grad_a: Tensor | None, grad_c: Tensor | None, a: Tensor, c: Tensor, index: Tensor, grad_B: Tensor
 ) -> None:
     """Adds the gradients of `own_products`, in place."""
-    for i, j in spans(len(a), CHUNK):
+    for i, j in row_spans(a):
         g = grad_B[i:j].unsqueeze(1)
         if grad_a is not None:
             grad_a[i:j].addcmul_(c[index[i:j]], g)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from nearfar._compile import eager
-from nearfar._fused import CHUNK, add_own_products, own_products, through_norm_, unit_rows
+from nearfar._fused import add_own_products, own_products, row_spans, through_norm_, unit_rows
 from nearfar._passes import tile_
 from nearfar._tiles import Buffer, Mask, edge, no_autocast, spans
 from nearfar.tiled import common_factor, first_derivative_only
@@ -152,7 +152,7 @@ class _CosineSoftplus(Function):
             add_own_products(grad_a, grad_c, a, c, pairing.index, grad_found * s)
             grad_s = grad_t = None
             if needs[2]:
-                total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in spans(len(a), CHUNK))
+                total = sum(float((a[i:j] * grad_a[i:j]).sum()) for i, j in row_spans(a))
                 grad_s = ctx.like[0].new_tensor(total / s)
             if needs[3]:
                 grad_t = ctx.like[1].new_tensor(float((slope * grad_sums).sum() + grad_found.sum()))

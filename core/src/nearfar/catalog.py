@@ -36,6 +36,29 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """The small experiment of a system, which `nearfar demonstrate` runs.
+
+    Args:
+        arms: every arm and control, in the order of the table; the claim's are among them.
+        run: "module:function"; the function takes (arm, seed, quick) and returns its metrics by name. It is a function
+            of these alone; `quick` asks for a few seconds' work.
+        seeds: how many, from 0.
+        data: what it runs on, one line.
+    """
+
+    arms: tuple[str, ...]
+    run: str
+    data: str
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        expect(len(self.arms) >= 2, "demonstration: arms", "two or more", self.arms)
+        expect(len(set(self.arms)) == len(self.arms), "demonstration: arms", "each once", self.arms)
+        expect(self.seeds >= 3, "demonstration: seeds", "3 or more", self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Taxonomy:
     """Where a system stands: what makes a positive, where negatives come from, how keys are encoded, which loss."""
 

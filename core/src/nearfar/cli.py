@@ -205,10 +205,26 @@ def benchmark(argv: list[str]) -> int:
     return command.main(argv)
 
 
+def demonstrate(argv: list[str]) -> int:
+    """`nearfar demonstrate`: what a system shows, beside what its card claims."""
+    from nearfar.demonstrate import command
+
+    return command.main(argv)
+
+
+def analyse(argv: list[str]) -> int:
+    """`nearfar analyse`: what a system of kind analysis says of embeddings or tables in a file."""
+    from nearfar.analysis import command
+
+    return command.main(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "systems": (systems, "published systems that work here"),
     "runs": (runs, "run folders, where each stands and its best score"),
     "doctor": (doctor, "what this machine has, and whether nearfar works on it"),
+    "demonstrate": (demonstrate, "the small experiment of a system, held against its card's claim"),
+    "analyse": (analyse, "what theory says of embeddings or tables in a file"),
     "benchmark": (benchmark, "time and memory beside other libraries, measured on this machine"),
 }
 

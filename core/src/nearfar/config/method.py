@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from nearfar.checks import expect, expect_positive
+from nearfar.checks import expect
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,11 @@ class EncoderConfig:
 class MethodConfig:
     """Base of the configs that build a Method; a system subclasses it."""
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the data must have labels."""
+        return False
+
     def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
         """The method for data described by `info`, around an encoder and a maker of views."""
         raise TypeError(f"{type(self).__name__} does not define build")
@@ -43,6 +48,8 @@ class DataInfo:
     """What a method may know of its data before it sees a batch."""
 
     num_samples: int
+    num_indices: int = 0
+    """a sample's index is below this; more than num_samples where others are held out; 0: num_samples"""
     shape: tuple[int, ...] = ()
     """of one dense sample as the encoder sees it, e.g. (3, 224, 224)"""
     num_classes: int = 0
@@ -67,6 +74,8 @@ class HeadConfig:
     """between the layers"""
     last_norm: bool = False
     """a normalisation without shift after the last layer"""
+    last_bias: bool = True
+    """of the last layer, where no normalisation follows; off where what comes next takes the mean out again"""
 
     def __post_init__(self) -> None:
         expect(self.layers >= 1, "head.layers", "1 or more", self.layers)
@@ -74,56 +83,30 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastConfig(MethodConfig):
-    """The declarative frame: what is a query, what is a key, which pairs are positive, and what they pay."""
+class FrameConfig(MethodConfig):
+    """What stands around the objective: heads, how keys are encoded, what is kept of former batches."""
 
-    pairs: Literal["views", "labels"] = "views"
-    """positives: the other views of the same sample, or every sample of the same label"""
-    loss: Literal["nt_xent", "dcl", "supcon", "info_nce"] = "nt_xent"
-    """info_nce: queries against keys in one direction, as MoCo does"""
-    temperature: float = 0.1
-    learnable_temperature: bool = False
-    positives: Literal["mean", "sum"] = "mean"
-    """of supcon: mean outside the logarithm (L_out) or inside (L_in)"""
-    vmf_sigma: float = 0.0
-    """of dcl: width of the von Mises-Fisher weight on positives (DCLW); 0: none"""
     head: HeadConfig = field(default_factory=HeadConfig)
+    predictor: HeadConfig = field(default_factory=lambda: HeadConfig(kind="none"))
+    """on the query side only"""
     key_encoder: Literal["shared", "ema", "frozen"] = "shared"
     momentum: float = 0.999
     """of the ema key encoder"""
+    momentum_end: float = 0.0
+    """momentum that a cosine leads to by the end of training; 0: constant"""
     queue: int = 0
     """keys kept of former batches; 0: the batch alone"""
     symmetric: bool = True
     """each view takes its turn as the query"""
-    predictor: HeadConfig = field(default_factory=lambda: HeadConfig(kind="none"))
-    """on the query side only"""
-    candidates: Literal["gather", "ring"] = "gather"
-    """over several processes: hold the candidates of all, or let blocks of them travel (nearfar.ring)"""
     shuffle_keys: bool = False
     """the key encoder sees its batch in another order over several processes, against leaks through batch statistics"""
 
     def __post_init__(self) -> None:
-        expect_positive("method.temperature", self.temperature)
         expect(0 <= self.momentum <= 1, "method.momentum", "a number in [0, 1]", self.momentum)
+        rises = self.momentum_end == 0 or self.momentum <= self.momentum_end <= 1
+        expect(rises, "method.momentum_end", "0, or a number from method.momentum to 1", self.momentum_end)
         expect(self.queue >= 0, "method.queue", "0 or more", self.queue)
-        expect(self.vmf_sigma >= 0, "method.vmf_sigma", "0 or more", self.vmf_sigma)
         expect(
             self.queue == 0 or self.key_encoder != "shared",
             "method.queue", "0 when key_encoder is 'shared', since a queue needs keys without gradient", self.queue,
         )  # fmt: skip
-        expect(
-            (self.loss == "info_nce") == (self.key_encoder != "shared"),
-            "method.loss", "'info_nce' exactly with a key encoder of its own, 'ema' or 'frozen'",
-            f"{self.loss!r} with key_encoder {self.key_encoder!r}",
-        )  # fmt: skip
-        plain = self.vmf_sigma == 0 and self.positives == "mean" and self.queue == 0
-        expect(
-            self.candidates == "gather" or plain,
-            "method.candidates", "'gather' with vmf_sigma, positives 'sum' or a queue", self.candidates,
-        )  # fmt: skip
-        expect(self.pairs == "views" or self.loss == "supcon", "method.loss", "'supcon' with pairs 'labels'", self.loss)
-
-    def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
-        from nearfar.methods.contrast import Contrast
-
-        return Contrast(self, encoder, views)

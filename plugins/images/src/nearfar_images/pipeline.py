@@ -135,9 +135,8 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
         ValueError: the recipe needs labels and the data has none, or the folder holds another run.
     """
     data, method = build(recipe, data)
-    by_label = getattr(recipe.method, "pairs", "views") == "labels"
     expect(
-        not by_label or data.train.num_classes > 1,
+        not recipe.method.needs_labels or data.train.num_classes > 1,
         f"recipe {recipe.name}: data", "labels: one subfolder a class", f"none in {data.train.name}",
     )  # fmt: skip
     recipe = resolve(recipe, data.train)

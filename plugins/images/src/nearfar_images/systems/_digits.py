@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nearfar.config import (
-    ContrastConfig,
     DataConfig,
     EncoderConfig,
     HeadConfig,
+    MethodConfig,
     OptimiserConfig,
     TrainerConfig,
 )
@@ -16,7 +16,7 @@ from nearfar_images.systems._views import digits
 HEAD = HeadConfig(layers=2, hidden=128, dim=64)
 
 
-def demonstration(name: str, method: ContrastConfig) -> Recipe:
+def demonstration(name: str, method: MethodConfig) -> Recipe:
     """A recipe on scikit-learn's digits (1797 images of 8 x 8 pixels, enlarged to 32), a quarter held out."""
     return Recipe(
         name=f"images/{name}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from nearfar.catalog import Claim, System, Taxonomy
+from nearfar.catalog import Claim, Demonstration, System, Taxonomy
 from nearfar.config import ContrastConfig, EncoderConfig, HeadConfig, OptimiserConfig, TrainerConfig
 from nearfar.recipe import Recipe
+from nearfar_images.demonstrations import DIGITS
 from nearfar_images.systems import _digits, _views
 
 CARD = System(
@@ -74,3 +75,4 @@ def dclw_digits() -> Recipe:
 
 
 RECIPES = {"dcl": dcl, "dcl_cifar": dcl_cifar, "dcl_digits": dcl_digits, "dclw_digits": dclw_digits}
+DEMONSTRATION = Demonstration(arms=("dcl", "simclr"), run="nearfar_images.demonstrations.dcl:arm", data=DIGITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nearfar.catalog import Claim, System, Taxonomy
+from nearfar.catalog import Claim, Demonstration, System, Taxonomy
 from nearfar.config import ContrastConfig, EncoderConfig, HeadConfig, OptimiserConfig, TrainerConfig
 from nearfar.recipe import Recipe
 from nearfar_images.systems import _digits, _views
@@ -65,3 +65,8 @@ def gradcache_digits() -> Recipe:
 
 
 RECIPES = {"gradcache": gradcache, "gradcache_digits": gradcache_digits}
+DEMONSTRATION = Demonstration(
+    arms=("gradcache", "accumulated"),
+    run="nearfar_images.demonstrations.gradcache:arm",
+    data="one batch of 256 digits in chunks of 16, beside the gradient of the whole",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nearfar.catalog import Claim, System, Taxonomy
 from nearfar.config import ContrastConfig, EncoderConfig, HeadConfig, ImageViewConfig, OptimiserConfig, TrainerConfig
 from nearfar.recipe import Recipe
+from nearfar_images.demonstrations import digits
 from nearfar_images.systems import _digits, _views
 
 CARD = System(
@@ -102,3 +103,4 @@ def moco_digits() -> Recipe:
 
 
 RECIPES = {"moco": moco, "moco_imagenet": moco_imagenet, "moco_digits": moco_digits}
+DEMONSTRATION = digits("moco", "untrained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nearfar.catalog import Claim, System, Taxonomy
 from nearfar.config import ContrastConfig, EncoderConfig, HeadConfig, OptimiserConfig, TrainerConfig
 from nearfar.recipe import Recipe
+from nearfar_images.demonstrations import digits
 from nearfar_images.systems import _digits, _views
 
 CARD = System(
@@ -94,3 +95,4 @@ RECIPES = {
     "simclr_cifar": simclr_cifar,
     "simclr_digits": simclr_digits,
 }
+DEMONSTRATION = digits("simclr", "untrained", "pixels")

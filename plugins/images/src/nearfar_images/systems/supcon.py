@@ -5,6 +5,7 @@ from __future__ import annotations
 from nearfar.catalog import Claim, System, Taxonomy
 from nearfar.config import ContrastConfig, EncoderConfig, HeadConfig, ImageViewConfig, OptimiserConfig, TrainerConfig
 from nearfar.recipe import Recipe
+from nearfar_images.demonstrations import digits
 from nearfar_images.systems import _digits, _views
 
 CARD = System(
@@ -79,3 +80,4 @@ def supcon_digits() -> Recipe:
 
 
 RECIPES = {"supcon": supcon, "supcon_cifar": supcon_cifar, "supcon_digits": supcon_digits}
+DEMONSTRATION = digits("supcon", "cross_entropy", "untrained")

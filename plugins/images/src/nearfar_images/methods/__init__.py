@@ -1,0 +1,1 @@
+"""Methods of systems that the declarative frame does not cover."""
