@@ -46,6 +46,8 @@ def test_equals_weighted_cross_entropies(tile: int, with_ids: bool) -> None:
         )
 
 
+@pytest.mark.oracle("gcl_ranking", 1)
+@pytest.mark.oracle("gcl_ranking", 2)
 def test_weights_of_one_are_clip_and_linear() -> None:
     a, b = draw(6, 4), draw(6, 4, seed=1)
     w = torch.rand(6, generator=torch.Generator().manual_seed(2), dtype=F64)
@@ -54,6 +56,7 @@ def test_weights_of_one_are_clip_and_linear() -> None:
     torch.testing.assert_close(ranked_clip(a, b, 5 * w, normalise="sum"), ranked_clip(a, b, w, normalise="sum"))
 
 
+@pytest.mark.oracle("gcl_ranking", 3)
 def test_one_pair_alone_still_pushes_the_others() -> None:
     a, b = draw(6, 4), draw(6, 4, seed=1).requires_grad_()
     w = torch.zeros(6, dtype=F64)
@@ -94,6 +97,7 @@ def test_scores_become_weights() -> None:
     torch.testing.assert_close(relevance_weight(score, lambda s: s * 2), torch.tensor([200.0, 182, 152, 2]))
 
 
+@pytest.mark.oracle("gcl_ranking", 4)
 def test_fields() -> None:
     x, y = draw(5, 4).requires_grad_(), draw(5, 4, seed=1).requires_grad_()
     torch.testing.assert_close(fuse_fields([x, x], [0.9, 0.1]), normalize(x, dim=1))

@@ -33,6 +33,7 @@ def stored(a: Tensor, b: Tensor, scale: Any, bias: Any, ids: Tensor | None = Non
     return pairs.sum(1)
 
 
+@pytest.mark.oracle("siglip", 1)
 @pytest.mark.parametrize("tile", [1, 2, 64, None])
 def test_equals_a_double_loop(tile: int | None) -> None:
     a, b = draw(5, 3), draw(5, 3, seed=1)
@@ -61,6 +62,7 @@ def test_equals_stored_logits_in_value_and_gradient(tile: int, reduction: str, w
     torch.testing.assert_close(got, torch.autograd.grad((expected * weight).sum(), (a, b, scale, bias)))
 
 
+@pytest.mark.oracle("siglip", 2)
 @pytest.mark.parametrize("sizes", PARTS)
 def test_blocks_equal_the_whole(sizes: list[int]) -> None:
     a, b = draw(7, 4).requires_grad_(), draw(7, 4, seed=1).requires_grad_()
@@ -74,6 +76,7 @@ def test_blocks_equal_the_whole(sizes: list[int]) -> None:
     torch.testing.assert_close(torch.autograd.grad(parts, (a, b)), torch.autograd.grad(whole, (a, b)))
 
 
+@pytest.mark.oracle("siglip", 3)
 def test_gradient_has_its_closed_form() -> None:
     a, b = normalize(draw(6, 4), dim=1), normalize(draw(6, 4, seed=1), dim=1)
     a.requires_grad_()
@@ -85,6 +88,7 @@ def test_gradient_has_its_closed_form() -> None:
     torch.testing.assert_close(grad, along - (along * u).sum(1, keepdim=True) * u)  # through the normalising
 
 
+@pytest.mark.oracle("siglip", 4)
 def test_one_pair_and_the_start() -> None:
     one = draw(1, 4)
     assert float(siglip(one, one, scale=3.0, bias=-1.0)) == pytest.approx(math.log1p(math.exp(-2.0)), rel=1e-12)
@@ -94,6 +98,7 @@ def test_one_pair_and_the_start() -> None:
     assert expected == pytest.approx(10.00005 + 255 * 4.54e-5, rel=1e-5)
 
 
+@pytest.mark.oracle("siglip", 5)
 def test_the_best_constant_bias() -> None:
     wide = torch.eye(32, dtype=F64)
     bias = torch.tensor(0.0, dtype=F64, requires_grad=True)

@@ -193,6 +193,15 @@ def test_one_sample_is_no_data(tmp_path: Path) -> None:
         fit(Toy(), tmp_path / "run", Vectors(1))
 
 
+def test_the_untrained_features_are_scored_unless_told_not_to(tmp_path: Path) -> None:
+    scores = [
+        jobs.train_toy(str(tmp_path / str(i)), changes={"epochs": 1, "evaluate_before": bool(i)}).scores
+        for i in range(2)
+    ]
+    assert [sorted(found) for found in scores] == [["after"], ["after", "before"]]
+    assert scores[0]["after"] == scores[1]["after"]
+
+
 def test_monitoring_an_unknown_score(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trainer.monitor: expected one of .*knn.*received accuracy"):
         jobs.train_toy(str(tmp_path / "run"), changes={"monitor": "accuracy"})

@@ -219,10 +219,24 @@ def analyse(argv: list[str]) -> int:
     return command.main(argv)
 
 
+def compare(argv: list[str]) -> int:
+    """`nearfar compare PLUGIN ...`: systems of a plugin side by side on the user's own data."""
+    able = [name for name in plugin.installed() if "compare" in plugin.load(name).commands]
+    if not argv or argv[0] in HELP:
+        out = console()
+        out.print("nearfar compare PLUGIN --systems A,B,C --data.root FOLDER --budget 30m\n")
+        out.print(f"[dim]plugins that compare: {', '.join(able) or 'none'}[/]")
+        return 0
+    name = argv[0].replace("-", "_")
+    expect_choice("compare", name, able)
+    return plugin.load(name).command("compare")(argv[1:]) or 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "systems": (systems, "published systems that work here"),
     "runs": (runs, "run folders, where each stands and its best score"),
     "doctor": (doctor, "what this machine has, and whether nearfar works on it"),
+    "compare": (compare, "systems side by side on your own data, within a budget"),
     "demonstrate": (demonstrate, "the small experiment of a system, held against its card's claim"),
     "analyse": (analyse, "what theory says of embeddings or tables in a file"),
     "benchmark": (benchmark, "time and memory beside other libraries, measured on this machine"),

@@ -83,6 +83,8 @@ class TrainerConfig:
     """newest checkpoints kept, besides the best"""
     evaluate_every: int = 10
     """epochs between evaluations on the validation split; 0: only at the end"""
+    evaluate_before: bool = True
+    """score the untrained features too, to compare with"""
     monitor: str = "knn"
     """evaluation score that chooses the best checkpoint"""
     patience: int = 0

@@ -16,7 +16,7 @@ from nearfar.batch import Batch, to
 from nearfar.batch import size as batch_size
 from nearfar.checks import expect
 from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
-from nearfar.data import Data, Loader, Source, Wrapped, labels_of, without_test
+from nearfar.data import Data, Loader, Source, Wrapped, labelled, labels_of, without_test
 from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry, knn
 from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
@@ -188,7 +188,7 @@ class Trainer:
             self.accelerator.init_trackers(name.replace("/", "-"), init_kwargs={})
 
     def _before(self) -> None:
-        if self.step == 0:
+        if self.step == 0 and self.config.evaluate_before:
             self._save_scores("before", self.evaluate(full=True))
 
     def _train(self, stop: StopRequest) -> None:
@@ -353,7 +353,7 @@ class Trainer:
 
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
         """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
-        train, test = self.data.train, self.data.test
+        train, test = labelled(self.data.train), self.data.test
         if len(test) == 0:
             return {}
         if not full and self.config.monitor == "knn" and (train.labels is None or test.labels is None):

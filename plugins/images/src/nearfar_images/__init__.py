@@ -11,6 +11,7 @@ PLUGIN = Plugin(
     commands={
         "demo": "nearfar_images.commands:demo",
         "train": "nearfar_images.commands:train",
+        "compare": "nearfar_images.compare.command:main",
         "evaluate": "nearfar_images.commands:evaluate",
         "embed": "nearfar_images.commands:embed",
         "neighbours": "nearfar_images.commands:neighbours",
@@ -19,6 +20,7 @@ PLUGIN = Plugin(
     help={
         "demo": "SimCLR on handwritten digits in about a minute, without any download",
         "train": "train a system on your images: train RECIPE --data.root FOLDER",
+        "compare": "several systems side by side on your images, within a budget",
         "evaluate": "kNN, probes, retrieval and geometry of a run's features",
         "embed": "write the features of a folder of images",
         "neighbours": "nearest images of a query",

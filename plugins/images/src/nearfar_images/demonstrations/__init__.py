@@ -51,7 +51,8 @@ def train_and_score(recipe: Recipe, seed: int, quick: bool, *, epochs: int = EPO
     with tempfile.TemporaryDirectory() as folder:
         recipe = _seeded(recipe, seed)
         trainer = dataclasses.replace(
-            recipe.trainer, epochs=QUICK_EPOCHS if quick else epochs, evaluate_every=0, progress=False,
+            recipe.trainer, epochs=QUICK_EPOCHS if quick else epochs, evaluate_every=0, evaluate_before=False,
+            progress=False, checkpoint_every=10**6,
             output=str(Path(folder) / "run"),
         )  # fmt: skip
         run = pipeline.train(dataclasses.replace(recipe, trainer=trainer))
