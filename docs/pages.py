@@ -217,6 +217,25 @@ class Demonstration(MarkdownDirective):
         return demonstration_lines(json.loads(path.read_text()))
 
 
+class Demonstrations(MarkdownDirective):
+    """Claim and verdict of every demonstration that has been run."""
+
+    def markdown(self) -> list[str]:
+        rows = []
+        for path in sorted(DEMONSTRATIONS.glob("*.json")):
+            self.env.note_dependency(str(path))
+            result = json.loads(path.read_text())
+            claim, verdict = result["claim"], result["verdict"]
+            if not claim:
+                continue
+            order = (" > " if claim["direction"] == "higher" else " < ").join(claim["order"])
+            lead = f"{verdict['mean']:.4g} [{verdict['low']:.4g}, {verdict['high']:.4g}]" if "mean" in verdict else ""
+            seeds = len({row["seed"] for row in result["rows"]})
+            name = f"[`{result['slug']}`](systems/{result['slug']}.md)"
+            rows.append((name, claim["metric"], order, f"{claim['margin']:g}", lead, str(seeds), verdict["verdict"]))
+        return table(["system", "metric", "claimed order", "margin", "lead", "seeds", "verdict"], rows)
+
+
 def demonstration_lines(result: dict[str, Any]) -> list[str]:
     """A demonstration's file as Markdown."""
     rows, claim, verdict = result["rows"], result["claim"], result["verdict"]
@@ -292,4 +311,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("systems", Systems)
     app.add_directive("benchmarks", Benchmarks)
     app.add_directive("demonstration", Demonstration)
+    app.add_directive("demonstrations", Demonstrations)
     return {"version": nearfar.__version__, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ from nearfar.terminal import console, table
 from nearfar_images.compare.plan import REFERENCES, SUPERVISED
 
 METRICS = ("knn", "linear", "few_label", "map")
+NO_BOUNDS = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def lines(result: dict[str, Any], metric: str) -> list[Line]:
             if len(values) == 1:
                 scores[name] = (values[0], values[0], values[0])
             else:
-                score = mean_interval(values)
+                score = mean_interval(values, bounds=(0.0, 1.0) if name in METRICS else NO_BOUNDS)
                 scores[name] = (score.value, score.low, score.high)
         seconds = sum(row["seconds"] for row in found.values()) / len(found)
         made.append(Line(system, next(iter(found.values()))["rate"], len(found), seconds, scores))
