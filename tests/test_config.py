@@ -8,6 +8,7 @@ import pytest
 
 from nearfar import config
 from nearfar.config import (
+    BarlowConfig,
     ContrastConfig,
     DataConfig,
     DataInfo,
@@ -20,11 +21,14 @@ from nearfar.config import (
     OptimiserConfig,
     SamplerConfig,
     TrainerConfig,
+    VICRegConfig,
+    WMSEConfig,
 )
 
 CONFIGS = [
     DataConfig, ImageViewConfig, EncoderConfig, MethodConfig, OptimiserConfig, TrainerConfig, EvaluateConfig,
     HeadConfig, FrameConfig, ContrastConfig, SamplerConfig,
+    BarlowConfig, VICRegConfig, WMSEConfig,
 ]  # fmt: skip
 
 # Every check of every config, each with the least wrong value on either side.
@@ -72,6 +76,7 @@ WRONG = [
     (SamplerConfig, {"nums": (2, 3)}, "sampler.nums"),
     (EvaluateConfig, {"num_neighbours": 0}, "evaluate.num_neighbours"),
     (EvaluateConfig, {"per_class": 0}, "evaluate.per_class"),
+    (EvaluateConfig, {"clusterings": -1}, "evaluate.clusterings"),
     *[(EvaluateConfig, {"confidence": v}, "evaluate.confidence") for v in (0.0, 1.0)],
     (HeadConfig, {"layers": 0}, "head.layers"),
     (HeadConfig, {"dim": 0}, "head.dim"),
@@ -82,6 +87,11 @@ WRONG = [
     (ContrastConfig, {"queue": 8, "key_encoder": "shared"}, "method.queue"),
     (ContrastConfig, {"key_encoder": "ema", "loss": "nt_xent"}, "method.loss"),
     (ContrastConfig, {"pairs": "labels", "loss": "nt_xent"}, "method.loss"),
+    (ContrastConfig, {"margin": -0.1}, "method.margin"),
+    *[(BarlowConfig, {name: -0.1}, f"method.barlow.{name}") for name in ("off_diagonal", "scale")],
+    *[(VICRegConfig, {name: -0.1}, f"method.vicreg.{name}") for name in ("invariance", "variance", "covariance")],
+    *[(WMSEConfig, {"size": 8, name: -1}, f"method.wmse.{name}") for name in ("rounds", "eps")],
+    *[(WMSEConfig, {name: v}, f"method.wmse.{name}") for name, v in (("size", -1), ("rounds", 2), ("eps", 1.0))],
 ]
 
 
@@ -111,6 +121,8 @@ def test_wrong_values_are_refused_by_name(kind: type, values: dict, name: str):
         (OptimiserConfig, {"momentum": 0.0, "layer_decay": 1.0, "final_lr": 1.0}),
         (ContrastConfig, {"key_encoder": "ema", "loss": "info_nce", "queue": 4096, "momentum": 1.0}),
         (ContrastConfig, {"pairs": "labels", "loss": "supcon"}),
+        (ContrastConfig, {"loss": "triplet", "margin": 0.0, "mining": "hard"}),
+        (WMSEConfig, {"size": 2, "rounds": 2, "eps": 0.0}),
     ],
 )
 def test_values_at_the_edge_are_accepted(kind: type, values: dict):

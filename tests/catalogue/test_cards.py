@@ -19,6 +19,7 @@ from PIL import Image
 from nearfar import plugin
 from nearfar.catalog import EVIDENCE, KINDS, System, systems
 from nearfar.cli import main
+from nearfar.demonstrate.run import demonstrate, demonstration_of
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -134,6 +135,26 @@ def test_the_docs_have_its_page(card: System):
     assert card.title in " ".join(text.split())
     if card.evidence == "rebuilt":
         assert "rebuilt" in text.lower(), "a reconstruction says so on its page"
+
+
+@each_card
+def test_it_has_a_demonstration_of_its_claim(card: System):
+    found = demonstration_of(card.slug)
+    assert callable(plugin.locate(found.run))
+    assert card.claim is not None
+    assert set(card.claim.order) <= set(found.arms), "the claim's arms are among the demonstration's"
+    if found.run == "nearfar_images.demonstrations:recipe_arm":
+        recipes = plugin.load(card.plugin).recipes()
+        for arm in set(found.arms) - {"untrained", "pixels"}:
+            assert {arm, f"{arm}_digits"} & recipes.keys(), f"arm {arm!r} is no recipe"
+
+
+@each_card
+@pytest.mark.slow
+def test_its_demonstration_runs(card: System, tmp_path: Path):
+    result = demonstrate(card.slug, quick=True, folder=tmp_path)
+    assert {row["arm"] for row in result["rows"]} == set(demonstration_of(card.slug).arms)
+    assert all(card.claim.metric in row["metrics"] for row in result["rows"] if row["arm"] in card.claim.order)
 
 
 # -- what each kind must have -----------------------------------------------------------------------------------------

@@ -127,10 +127,13 @@ class EvaluateConfig:
     """labels a class of the few-label probe"""
     few_label_draws: int = 5
     """random draws of those labels"""
+    clusterings: int = 0
+    """k-means runs whose agreement with the labels is scored (nmi, ari); 0: none"""
     confidence: float = 0.95
     """of the intervals"""
 
     def __post_init__(self) -> None:
         expect(self.num_neighbours >= 1, "evaluate.num_neighbours", "1 or more", self.num_neighbours)
         expect(self.per_class >= 1, "evaluate.per_class", "1 or more", self.per_class)
+        expect(self.clusterings >= 0, "evaluate.clusterings", "0 or more", self.clusterings)
         expect(0 < self.confidence < 1, "evaluate.confidence", "a number in (0, 1)", self.confidence)

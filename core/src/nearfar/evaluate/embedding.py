@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearfar.config import EvaluateConfig
 from nearfar.evaluate import inputs
+from nearfar.evaluate.clustering import clustering
 from nearfar.evaluate.geometry import geometry
 from nearfar.evaluate.knn import knn
 from nearfar.evaluate.probe import few_label_probe, linear_probe
@@ -29,7 +30,8 @@ def evaluate_embedding(
     """Scores by name: what labels allow, and the geometry of the test features always.
 
     "knn", "linear" and "few_label" need labels of both sets, of at least two classes; "few_label" also `per_class`
-    training labels of every class; "recall@1", "map" and "map@r" need test labels, and a class with two rows. What is
+    training labels of every class; "recall@1", "map" and "map@r" need test labels, and a class with two rows;
+    "nmi" and "ari" come with `config.clusterings`. What is
     left out for want of labels is said once in the log (`nearfar.evaluate`). The measures of `geometry` follow as
     scores without interval.
 
@@ -67,6 +69,8 @@ def evaluate_embedding(
             scores |= retrieval(test_x, test_y, ks=(1,), confidence=level)
         else:
             _say("no class with two test rows: no retrieval scores")
+        if config.clusterings and len(test_y.unique()) >= 2:
+            scores |= clustering(test_x, test_y, draws=config.clusterings, confidence=level)
     if len(test_x) >= 2:
         scores |= {name: exact(value, len(test_x)) for name, value in geometry(test_x).items()}
     return scores

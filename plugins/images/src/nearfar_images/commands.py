@@ -154,7 +154,9 @@ def _parse_evaluate(argv: list[str]) -> EvaluateOptions:
     defaults = EvaluateOptions()
     if run:
         recipe = _recipe(run, "--trust-code" in argv)
-        defaults = EvaluateOptions(data=recipe.data, evaluate=recipe.evaluate)
+        clusterings = recipe.evaluate.clusterings or defaults.evaluate.clusterings
+        scores = dataclasses.replace(recipe.evaluate, clusterings=clusterings)
+        defaults = EvaluateOptions(data=recipe.data, evaluate=scores)
     kinds: list[Any] = [
         (f.name, type(getattr(defaults, f.name)), dataclasses.field(default=getattr(defaults, f.name)))
         for f in dataclasses.fields(EvaluateOptions)

@@ -23,7 +23,7 @@ class EvaluateOptions:
     std: tuple[float, ...] = ()
     """with an encoder: per channel, divides"""
     data: DataConfig = field(default_factory=DataConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(clusterings=3))
     references: bool = False
     """add rows for random weights and for the pixels themselves"""
     json: bool = False
@@ -32,7 +32,7 @@ class EvaluateOptions:
     """allow a run whose recipe is code of your own to import it"""
 
 
-EVALUATE = """Scores of frozen features, with intervals: kNN, linear and few-label probes, retrieval, geometry.
+EVALUATE = """Scores of frozen features, with intervals: kNN, linear and few-label probes, retrieval, clustering, geometry.
 
 Examples:
   nearfar images evaluate --run runs/images-simclr-20260101-120000
