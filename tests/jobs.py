@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,30 @@ def run(function: Callable[..., Any], *args: Any, timeout: float = 120) -> int:
         process.join()
         raise TimeoutError(f"{function.__name__} ran longer than {timeout} s")
     return process.exitcode
+
+
+def kill(function: Callable[..., Any], *args: Any, when: Callable[[], bool], timeout: float = 120) -> None:
+    """Calls a function in a fresh process and kills that from outside (SIGKILL) as soon as `when()` holds."""
+    process = _context.Process(target=function, args=args)
+    process.start()
+    until = time.monotonic() + timeout
+    try:
+        while not when():
+            if process.exitcode is not None:
+                raise AssertionError(f"{function.__name__} ended with {process.exitcode} before it could be killed")
+            if time.monotonic() > until:
+                raise TimeoutError(f"{function.__name__}: not to be killed within {timeout} s")
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, f"{function.__name__} was faster than its killer"
+
+
+def rows(output: Path) -> int:
+    """Rows that a run has logged so far."""
+    place = output / "metrics.jsonl"
+    return place.read_bytes().count(b"\n") if place.exists() else 0
 
 
 def train_toy(

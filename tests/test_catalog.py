@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import toy_plugin
-from nearfar.catalog import KINDS, POSITIVES, Claim, System, Taxonomy, select, system, systems
+from nearfar.catalog import KINDS, POSITIVES, Claim, System, Taxonomy, grouped, select, system, systems
 
 TAXONOMY = Taxonomy(positive="label", negative="batch", key="shared", loss="probabilistic")
 
@@ -100,6 +100,20 @@ def test_select_joins_conditions_and_knows_aliases():
         slugs(kind="trian")
     with pytest.raises(ValueError, match=r"positive: .*did you mean 'label'\?"):
         slugs(positive="labels")
+
+
+def test_cards_by_a_trait():
+    cards = [card("a"), card("b", taxonomy=None),
+             card("c", taxonomy=Taxonomy(positive="label", negative="none", key="momentum", loss="energy"))]  # fmt: skip
+
+    def slugs(by: str) -> dict[str, list[str]]:
+        return {value: [found.slug for found in group] for value, group in grouped(cards, by).items()}
+
+    assert slugs("positive") == {"label": ["a", "c"], "-": ["b"]}
+    assert slugs("negative") == {"batch": ["a"], "none": ["c"], "-": ["b"]}
+    assert list(slugs("key")) == ["shared", "momentum", "-"]  # in the taxonomy's order
+    with pytest.raises(ValueError, match=r"by: .*did you mean 'loss'\?"):
+        grouped(cards, "los")
 
 
 def test_positives_are_those_of_the_taxonomy():

@@ -65,6 +65,14 @@ def test_systems_as_table_and_json(capsys: pytest.CaptureFixture):
     assert "0 systems" in capsys.readouterr().out
 
 
+def test_systems_by_a_trait(capsys: pytest.CaptureFixture):
+    assert main(["systems", "--plugin", "toy", "--by", "positive"]) == 0
+    words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert words.index("transformation") < words.index("alpha") < words.index("label") < words.index("beta")
+    assert main(["systems", "--json", "--plugin", "toy", "--by", "positive"]) == 0
+    assert [card["slug"] for card in json.loads(capsys.readouterr().out)] == ["alpha", "beta"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -78,6 +86,7 @@ def test_systems_as_table_and_json(capsys: pytest.CaptureFixture):
         (["image-text"], "pip install nearfar-image-text"),
         (["systems", "--plugin", "tay"], "did you mean 'toy'?"),
         (["systems", "--kind", "trian"], "did you mean 'train'?"),
+        (["systems", "--by", "negatives"], "did you mean 'negative'?"),
         (["systems", "--jsn"], "--json"),
         (["toy", "train", "alpa"], "did you mean 'alpha'?"),
         (["toy", "train", "alpha", "--trainer.epoch", "3"], "--trainer.epochs"),

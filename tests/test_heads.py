@@ -7,7 +7,7 @@ from torch import nn
 
 from nearfar.config import HeadConfig
 from nearfar.distributed import convert_sync_batch_norm
-from nearfar.heads import Head
+from nearfar.heads import Head, PrototypeHead
 
 
 def _batch_norm(x: np.ndarray) -> np.ndarray:
@@ -77,3 +77,33 @@ def test_bad_input_is_named() -> None:
 def test_a_wrong_width_is_named() -> None:
     with pytest.raises(ValueError, match=r"features: expected shape \[N, 6\], received \(2, 5\)"):
         Head(6, HeadConfig())(torch.randn(2, 5))
+
+
+def test_prototype_head_gives_cosines() -> None:
+    torch.manual_seed(0)
+    head = PrototypeHead(6, HeadConfig(layers=2, hidden=5, dim=4, norm="none"), 7).double()
+    x = torch.randn(9, 6, dtype=torch.float64)
+    first, _, last = head.layers
+    hidden = np.maximum(x.numpy() @ first.weight.detach().numpy().T + first.bias.detach().numpy(), 0)
+    e = hidden @ last.weight.detach().numpy().T + last.bias.detach().numpy()
+    c = head.prototypes.detach().numpy()
+    expected = (e / np.linalg.norm(e, axis=1, keepdims=True)) @ (c / np.linalg.norm(c, axis=1, keepdims=True)).T
+    assert np.allclose(head(x).detach().numpy(), expected)
+    embedding = head.embed(x)
+    assert embedding.shape == (9, head.dim) == (9, 4)
+    assert torch.allclose(head.logits(embedding), head(x))
+    assert torch.allclose(head.logits(embedding.unflatten(0, (3, 3))), head(x).unflatten(0, (3, 3)))
+
+
+def test_only_directions_of_prototypes_count() -> None:
+    torch.manual_seed(0)
+    head = PrototypeHead(6, HeadConfig(layers=1, dim=4), 7)
+    x = torch.randn(9, 6)
+    before = head(x)
+    (grad,) = torch.autograd.grad(before.square().sum(), head.prototypes)
+    assert torch.allclose((grad * head.prototypes).sum(1), torch.zeros(7), atol=1e-5)  # lengths get no gradient
+    with torch.no_grad():
+        head.prototypes.mul_(torch.linspace(0.1, 9, 7)[:, None])
+    assert torch.allclose(head(x), before, atol=1e-5)
+    with pytest.raises(ValueError, match="num_prototypes: expected 2 or more"):
+        PrototypeHead(6, HeadConfig(), 1)

@@ -11,7 +11,6 @@ from torch import Tensor
 from nearfar.lorentz import distance, exp_map, exterior_angle, half_aperture, lift, log_map
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -22,7 +21,7 @@ def inner(x: Tensor, y: Tensor, c: float) -> Tensor:
     return (x * y).sum(-1) - lift(x, c) * lift(y, c)
 
 
-@oracle("meru", 1)
+@pytest.mark.oracle("meru", 1)
 @pytest.mark.parametrize("c", [0.1, 1.0, 1.5])
 def test_maps_at_the_root(c: float) -> None:
     v = draw(50, 6)
@@ -39,7 +38,7 @@ def test_the_distance_is_the_acosh_of_the_inner_product() -> None:
     torch.testing.assert_close(distance(x, y, 0.7), torch.acosh(-0.7 * inner(x, y, 0.7)) / 0.7**0.5)
 
 
-@oracle("meru", 2)
+@pytest.mark.oracle("meru", 2)
 def test_without_curvature_it_is_euclidean() -> None:
     x, y = draw(40, 5), draw(40, 5, seed=1)
     euclidean = (x - y).norm(dim=1)
@@ -47,7 +46,7 @@ def test_without_curvature_it_is_euclidean() -> None:
     torch.testing.assert_close(distance(x.float(), y.float(), 1e-6), euclidean.float(), rtol=1e-4, atol=0)
 
 
-@oracle("meru", 3)
+@pytest.mark.oracle("meru", 3)
 def test_collinear_points_and_triangles() -> None:
     v = draw(20, 4)
     x = exp_map(v)
@@ -67,7 +66,7 @@ def test_the_exterior_angle_is_that_of_a_triangle() -> None:
     torch.testing.assert_close(exterior_angle(x, y), math.pi - torch.acos(cosine))
 
 
-@oracle("meru", 4)
+@pytest.mark.oracle("meru", 4)
 @pytest.mark.parametrize("c", [0.25, 1.0])
 def test_cones_narrow_outwards(c: float) -> None:
     radius = torch.linspace(0.02, 3, 200, dtype=F64) / c**0.5

@@ -161,13 +161,20 @@ def test_its_demonstration_runs(card: System, tmp_path: Path):
 
 
 def images(folder: Path) -> list[str]:
-    """Sixteen pictures of each of two classes, and the flags of a run on them that takes a second."""
+    """Sixteen pictures of each of two classes, and the flags of a run on them that takes a second.
+
+    Each class has two folders, and a table holds the brightness of every picture: see COLUMNS.
+    """
     rng = np.random.default_rng(0)
+    rows = ["file_name,brightness"]
     for name, brightness in (("dark", 60), ("light", 190)):
-        (folder / "data" / name).mkdir(parents=True)
         for k in range(16):
             pixels = np.clip(rng.normal(brightness, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / name / f"{k:02d}.png")
+            file = Path(name, ("even", "odd")[k % 2], f"{k:02d}.png")
+            (folder / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "data" / file)
+            rows.append(f"{file.as_posix()},{pixels.mean()}")
+    (folder / "data" / "metadata.csv").write_text("\n".join(rows))
     return [
         "--data.root", str(folder / "data"), "--data.image-size", "16", "--trainer.batch-size", "8",
         "--encoder.name", "convnet", "--encoder.width", "8", "--data.cache", str(folder / "cache"),
@@ -176,6 +183,10 @@ def images(folder: Path) -> list[str]:
 
 # What makes a tiny data set of a plugin's modality, and the flags that go with it.
 DATA: dict[str, Callable[[Path], list[str]]] = {"images": images}
+# Flags for what a method needs beside labels.
+COLUMNS = {"target": ["--data.target", "brightness"], "path": ["--data.levels", "folder1", "folder2"]}
+# Flags for methods whose batch must have more samples than the embedding has features.
+OWN = {"wmse": ["--method.head.dim", "4", "--method.wmse.size", "0"]}
 
 
 def trains(card: System, folder: Path) -> None:
@@ -183,7 +194,8 @@ def trains(card: System, folder: Path) -> None:
     from safetensors.numpy import load_file
 
     owner, _, name = card.recipe.partition("/")
-    flags = DATA[owner](folder)
+    needs = plugin.load_recipe(card.recipe).method.needs_columns
+    flags = [*DATA[owner](folder), *(word for column in needs for word in COLUMNS[column]), *OWN.get(card.slug, [])]
     out = folder / "run"
     code = main([owner, "train", name, *flags, "--trainer.max-steps", "2", "--trainer.output", str(out)])
     assert code == 0

@@ -16,9 +16,10 @@ import torch
 
 from data.pictures import classes, truncate
 from nearfar.batch import Ragged, collate
+from nearfar.caches import cache_folder
 from nearfar.data import BadSample, ImageFolder, MemoryMap, Source, TooManyFaults, memory_map
 from nearfar.data import memorymap as module
-from nearfar.data.memorymap import cache_folder, estimate_bytes
+from nearfar.data.memorymap import estimate_bytes
 
 
 def mapped(source: Source, cache: Path, **options: float) -> MemoryMap:
@@ -208,10 +209,13 @@ def test_no_good_file_at_all(tmp_path: Path) -> None:
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("NEARFAR_CACHE", raising=False)
     assert cache_folder() == tmp_path / ".cache" / "nearfar"
     assert cache_folder("~/maps") == tmp_path / "maps"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "nearfar"
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
 
 
 def test_a_folder_of_another_source_is_refused(tmp_path: Path) -> None:

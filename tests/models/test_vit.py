@@ -93,3 +93,42 @@ def test_bad_input_is_named() -> None:
         TinyViT(1, 32, depth=0)
     with pytest.raises(ValueError, match=r"x: expected shape \[B, 1, H, W\], H and W multiples of 4"):
         TinyViT(1, 32, dim=16)(torch.zeros(1, 1, 32, 30))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_tokens_are_the_features_and_the_patches(pooling: str) -> None:
+    torch.manual_seed(0)
+    net = TinyViT(3, 16, dim=16, depth=2, heads=2, pooling=pooling)
+    x = torch.randn(2, 3, 16, 24)
+    feature, patches = net.tokens(x)
+    assert torch.allclose(feature, net(x), atol=1e-6)
+    assert torch.allclose(patches.transpose(1, 2).unflatten(2, (4, 6)), net.dense(x), atol=1e-6)
+
+
+def test_masked_patches_are_not_seen() -> None:
+    torch.manual_seed(0)
+    net = TinyViT(1, 16, dim=16, depth=2, heads=2)
+    x, mask, token = torch.randn(3, 1, 16, 16), torch.zeros(3, 16, dtype=torch.bool), torch.randn(16)
+    mask[0, 5], mask[1, :3] = True, True
+    feature, patches = net.tokens(x, mask, token.requires_grad_())
+    changed = x.clone()
+    changed[0, :, 4:8, 4:8] += 3  # patch 5 is in the second row and column
+    changed[1, :, :4, :12] += 3
+    torch.testing.assert_close(net.tokens(changed, mask, token), (feature, patches))
+    whole = net.tokens(x)
+    torch.testing.assert_close(patches[2], whole[1][2])
+    assert not torch.allclose(patches[0], whole[1][0], atol=1e-3)
+    assert not torch.allclose(net.tokens(x, mask, 2 * token)[1][0], patches[0], atol=1e-3)
+    (grad,) = torch.autograd.grad(patches[:2].square().mul(torch.rand(16)).sum(), token)
+    assert grad.abs().sum() > 0
+    # a token that is the patch's own embedding changes nothing
+    own = net.embed(x)[0, :, 1, 1].detach()
+    torch.testing.assert_close(net.tokens(x[:1], mask[:1], own)[1], whole[1][:1])
+
+
+def test_tokens_refuse() -> None:
+    net, x = TinyViT(1, 16, dim=16, depth=1), torch.randn(2, 1, 16, 16)
+    with pytest.raises(ValueError, match=r"mask: expected shape \(2, 16\)"):
+        net.tokens(x, torch.zeros(2, 9, dtype=torch.bool), torch.zeros(16))
+    with pytest.raises(ValueError, match="mask_token: expected a tensor"):
+        net.tokens(x, torch.zeros(2, 16, dtype=torch.bool))

@@ -18,7 +18,6 @@ from nearfar.objectives import BlockContrast, block_contrast, info_nce
 F64 = torch.float64
 PRIOR = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
 LOSSES: list[dict[str, Any]] = [{"loss": "hinge"}, {"loss": "logistic", "bits": True}]
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -52,7 +51,7 @@ def supervised(f: Tensor, **options: Any) -> Tensor:
     return total / weight
 
 
-@oracle("curl_theory", 1)
+@pytest.mark.oracle("curl_theory", 1)
 @pytest.mark.parametrize("options", LOSSES)
 def test_the_bound_on_the_supervised_loss(options: dict[str, Any]) -> None:
     tau = PRIOR.square().sum()
@@ -62,7 +61,7 @@ def test_the_bound_on_the_supervised_loss(options: dict[str, Any]) -> None:
         assert supervised(f, **options) <= (whole - tau) / (1 - tau) + 1e-12
 
 
-@oracle("curl_theory", 2)
+@pytest.mark.oracle("curl_theory", 2)
 @pytest.mark.parametrize("options", LOSSES)
 def test_no_gap_where_classes_are_points(options: dict[str, Any]) -> None:
     f = draw(4, 1, 3).expand(4, 3, 3)
@@ -71,7 +70,7 @@ def test_no_gap_where_classes_are_points(options: dict[str, Any]) -> None:
     torch.testing.assert_close(equal, torch.ones((), dtype=F64))
 
 
-@oracle("curl_theory", 4)
+@pytest.mark.oracle("curl_theory", 4)
 @pytest.mark.parametrize("options", LOSSES)
 def test_blocks_lower_the_loss(options: dict[str, Any]) -> None:
     f = draw(2, 3, 3)

@@ -28,6 +28,7 @@ def test_compiled_equals_eager() -> None:
     names += ["KernelInfoNCE", "KernelMixture", "CACR", "CACRMomentum"]
     names += ["SupReMix", "HMLC", "GML", "FocalSupCon", "SmoothedCLIP", "LorentzCLIP", "Triplet", "Margin", "NPairs"]
     names += ["BinaryNCE", "MutualInformation", "Spectral", "PatchNCE", "DenseContrast"]
+    names += ["Regression", "Barlow", "VICReg", "WMSE", "SelfDistillation", "MaskedDistillation", "ProtoNCE"]
     assert done.stdout.split() == names
 
 
@@ -56,6 +57,20 @@ def by_labels(two: Tensor, a: Tensor, b: Tensor) -> list[tuple[Any, tuple[Any, .
     ]
 
 
+def without_negatives(two: Tensor, a: Tensor, b: Tensor) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    code, mask = b.detach().softmax(1), torch.arange(ROWS).view(20, 15) % 3 > 0
+    prototypes, cluster = draw(9, 4, seed=3).detach(), torch.arange(ROWS) % 9
+    return [
+        (objectives.Regression(), (two, two), {}),
+        (objectives.Barlow(), (a, b), {}),
+        (objectives.VICReg(), (two,), {}),
+        (objectives.WMSE(32), (two,), {}),
+        (objectives.SelfDistillation(), (two, two.detach().softmax(-1)), {}),
+        (objectives.MaskedDistillation(), (draw(int(mask.sum()), 4), code[: int(mask.sum())], mask), {}),
+        (objectives.ProtoNCE(), (a, prototypes, cluster, torch.linspace(0.1, 0.5, 9)), {}),
+    ]
+
+
 def main() -> None:
     two, a, b = draw(2, ROWS, 4), draw(ROWS, 4), draw(ROWS, 4, seed=1)
     calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
@@ -79,7 +94,7 @@ def main() -> None:
         (objectives.CACR(), (two,), {}),
         (objectives.CACRMomentum(0.3), (two, two.detach()), {}),
     ]
-    calls += by_labels(two, a, b)
+    calls += by_labels(two, a, b) + without_negatives(two, a, b)
     for module, arguments, options in calls:
         leaves = [x for x in arguments if x.requires_grad] + list(module.parameters())
         losses = [run(*arguments, **options) for run in (torch.compile(module, backend="aot_eager"), module)]

@@ -59,6 +59,7 @@ def test_equals_the_equations(prior: float, hardness: float, tile: int, with_mor
     )
 
 
+@pytest.mark.oracle("debiased", 1)
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])
 def test_without_a_prior_it_is_nt_xent(temperature: float) -> None:
     z0, z1 = draw(6, 4), draw(6, 4, seed=1)
@@ -67,6 +68,7 @@ def test_without_a_prior_it_is_nt_xent(temperature: float) -> None:
     assert float(debiased_floor(z0, z1, class_prior=0.0, temperature=temperature)) == 0
 
 
+@pytest.mark.oracle("debiased", 2)
 def test_a_false_negative_as_near_as_the_positive_is_taken_out() -> None:
     """n negatives, one of which looks like the positive, prior 1/n: G is n times the mean over the others."""
     z0 = normalize(draw(3, 4), dim=1)
@@ -79,6 +81,7 @@ def test_a_false_negative_as_near_as_the_positive_is_taken_out() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.oracle("debiased", 3)
 def test_unbiased_where_the_biased_mean_is_not() -> None:
     """Classes with fixed embeddings: with the true prior G / n is the mean over other classes."""
     classes = normalize(draw(4, 6, seed=3), dim=1)
@@ -94,6 +97,7 @@ def test_unbiased_where_the_biased_mean_is_not() -> None:
     assert abs(float(torch.exp(s[1:]).mean()) - true) > 0.3 * true
 
 
+@pytest.mark.oracle("debiased", 4)
 def test_the_floor_stops_the_gradient_of_negatives() -> None:
     """Positive at cosine 1, every negative at -1: G = n exp(-1/t)."""
     z0 = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
@@ -109,6 +113,7 @@ def test_the_floor_stops_the_gradient_of_negatives() -> None:
     assert grad[0].abs().max() > 1e-4
 
 
+@pytest.mark.oracle("debiased", 5)
 def test_the_loss_falls_with_the_prior_where_positives_are_nearest() -> None:
     z0 = normalize(draw(8, 16), dim=1)
     z1 = normalize(z0 + 0.1 * draw(8, 16, seed=1), dim=1)

@@ -25,7 +25,6 @@ from nearfar.objectives import (
 from objectives.sharding import over_parts
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -112,7 +111,7 @@ def test_shards_equal_the_whole(sizes: list[int]) -> None:
     torch.testing.assert_close(parts, dense_contrast(q, k, positive))
 
 
-@oracle("pixpro", 6)
+@pytest.mark.oracle("pixpro", 6)
 def test_one_positive_is_cross_entropy() -> None:
     q, k = draw(3, 5, 4), draw(3, 6, 4, seed=1)
     target = torch.randint(6, (3, 5), generator=torch.Generator().manual_seed(0))
@@ -123,14 +122,14 @@ def test_one_positive_is_cross_entropy() -> None:
         torch.testing.assert_close(dense_contrast(q, k, positive, positives=kind), expected)
 
 
-@oracle("pixpro", 1)
+@pytest.mark.oracle("pixpro", 1)
 def test_equal_crops_match_cell_by_cell() -> None:
     box = boxes(3)
     pairs = near_cells(box, box, (4, 5), (4, 5), 0.1)(torch.arange(3))
     assert torch.equal(pairs, torch.eye(20, dtype=torch.bool).expand(3, 20, 20))
 
 
-@oracle("pixpro", 2)
+@pytest.mark.oracle("pixpro", 2)
 def test_a_mirrored_crop_matches_mirrored_columns() -> None:
     box = boxes(3)
     mirrored = box[:, [2, 1, 0, 3]]
@@ -142,7 +141,7 @@ def test_a_mirrored_crop_matches_mirrored_columns() -> None:
     torch.testing.assert_close(features[0].view(3, 3, 4, 2).flip(2).flatten(1, 2), features[1])
 
 
-@oracle("pixpro", 3)
+@pytest.mark.oracle("pixpro", 3)
 def test_cells_by_a_double_loop() -> None:
     a, b, (h, w), (m, n) = boxes(4), boxes(4, seed=3), (3, 2), (2, 4)
     found = near_cells(a, b, (h, w), (m, n), 0.7)(torch.tensor([2, 0]))
@@ -170,7 +169,7 @@ def test_without_overlap_nothing_is_learnt() -> None:
         dense_contrast(q, q, none)
 
 
-@oracle("condl", 3)
+@pytest.mark.oracle("condl", 3)
 def test_symmetric_contrast_of_points() -> None:
     """Matched points of a pair of images, each the other's positive; points too near are no negatives."""
     a, b, matched = draw(2, 3, 4), draw(2, 3, 4, seed=1), torch.eye(3, dtype=torch.bool).expand(2, 3, 3)
@@ -200,8 +199,8 @@ def dense_cl(features: tuple[Tensor, Tensor], q: Tensor, k: Tensor, queue: Tenso
     return info_nce(q.flatten(0, 1), matched.flatten(0, 1), queue)
 
 
-@oracle("densecl", 5)
-@oracle("densecl", 4)
+@pytest.mark.oracle("densecl", 5)
+@pytest.mark.oracle("densecl", 4)
 def test_dense_cl_by_loops() -> None:
     f, g = draw(2, 9, 5, seed=2), draw(2, 9, 5, seed=3)
     q, k, queue = draw(2, 9, 4), draw(2, 9, 4, seed=1), draw(8, 4, seed=4)
@@ -217,7 +216,7 @@ def test_dense_cl_by_loops() -> None:
     torch.testing.assert_close(dense_cl((f, g[:, order]), q, k[:, order], queue), found)
 
 
-@oracle("densecl", 2)
+@pytest.mark.oracle("densecl", 2)
 def test_matches_of_permuted_features() -> None:
     order = torch.stack([torch.randperm(9, generator=torch.Generator().manual_seed(s)) for s in range(2)])
     f = torch.eye(9, dtype=F64).expand(2, 9, 9)
@@ -229,7 +228,7 @@ def test_matches_of_permuted_features() -> None:
     torch.testing.assert_close(dense_cl((f, g), f, g, queue), expected)
 
 
-@oracle("densecl", 3)
+@pytest.mark.oracle("densecl", 3)
 def test_one_position_is_the_global_loss() -> None:
     q, k, queue = draw(4, 1, 5), draw(4, 1, 5, seed=1), draw(8, 5, seed=2)
     torch.testing.assert_close(dense_cl((q, k), q, k, queue), info_nce(q[:, 0], k[:, 0], queue))

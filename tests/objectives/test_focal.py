@@ -17,7 +17,6 @@ from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,6 @@ from nearfar.objectives import GML, gml
 F64 = torch.float64
 Y, KEY_Y = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 1, 1, 1, 2, 0])
 COUNTS = torch.tensor([50, 10, 3])
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -37,7 +36,7 @@ def stored(q: Tensor, k: Tensor, t: Tensor, ids: tuple[Tensor, Tensor] | None = 
     return torch.stack(losses)
 
 
-@oracle("gml_longtail", 2)
+@pytest.mark.oracle("gml_longtail", 2)
 @pytest.mark.parametrize("tile", [0, 2])
 @pytest.mark.parametrize("with_ids", [False, True])
 def test_equals_loops(with_ids: bool, tile: int) -> None:
@@ -57,14 +56,14 @@ def test_equals_loops(with_ids: bool, tile: int) -> None:
     torch.testing.assert_close(got, want)
 
 
-@oracle("gml_longtail", 2)
+@pytest.mark.oracle("gml_longtail", 2)
 def test_a_class_is_a_mean_of_its_keys() -> None:
     q, k = draw(4, 3), draw(7, 3, seed=1)
     twice, labels = torch.cat([k, k[KEY_Y == 1]]), torch.cat([KEY_Y, KEY_Y[KEY_Y == 1]])
     torch.testing.assert_close(gml(q, Y, twice, labels, COUNTS), gml(q, Y, k, KEY_Y, COUNTS))
 
 
-@oracle("gml_longtail", 1)
+@pytest.mark.oracle("gml_longtail", 1)
 def test_one_key_a_class_is_an_adjusted_softmax() -> None:
     q, prototypes = draw(4, 3), draw(3, 3, seed=1)
     t = torch.tensor([0.1, 0.3, 0.5], dtype=F64)
@@ -77,7 +76,7 @@ def test_one_key_a_class_is_an_adjusted_softmax() -> None:
     torch.testing.assert_close(even, cross_entropy(cosine, Y))
 
 
-@oracle("gml_longtail", 3)
+@pytest.mark.oracle("gml_longtail", 3)
 def test_who_learns_from_what() -> None:
     q, k = draw(4, 3).requires_grad_(), draw(7, 3, seed=1).requires_grad_()
     t = torch.full((3,), 0.2, dtype=F64, requires_grad=True)
@@ -87,7 +86,7 @@ def test_who_learns_from_what() -> None:
         assert tuple(g is not None and bool((g != 0).any()) for g in grads) == learns
 
 
-@oracle("gml_longtail", 4)
+@pytest.mark.oracle("gml_longtail", 4)
 def test_the_posterior_of_von_mises_classes() -> None:
     """Keys drawn on the circle around three directions; kernels of concentration 1 / t smooth a little."""
     concentration, centres = 8.0, torch.tensor([0.0, 1.2, 2.6])

@@ -16,7 +16,6 @@ from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
 LABELS = torch.tensor([[0, 0], [0, 1], [1, 0], [0, 0], [1, 1], [1, 0], [2, 0]])
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +29,7 @@ def test_paths() -> None:
         assert torch.equal(ids[:, None, h] == ids[None, :, h], same)
 
 
-@oracle("hmlc", 1)
+@pytest.mark.oracle("hmlc", 1)
 @pytest.mark.parametrize("num_views", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_masks_of_ones_are_a_sum_of_supcons(masked: bool, num_views: int) -> None:
@@ -46,7 +45,7 @@ def test_masks_of_ones_are_a_sum_of_supcons(masked: bool, num_views: int) -> Non
     torch.testing.assert_close(hmlc(z, LABELS, masks, level_weight="halving"), 2**0.5 * each[0] + 2 * each[1])
 
 
-@oracle("hmlc", 2)
+@pytest.mark.oracle("hmlc", 2)
 def test_disjoint_masks_keep_levels_apart() -> None:
     z = draw(2, 7, 6).requires_grad_()
     masks = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], dtype=F64)
@@ -56,7 +55,7 @@ def test_disjoint_masks_keep_levels_apart() -> None:
         assert (grad[..., masks[h] == 1] != 0).any(0).any(0).all()
 
 
-@oracle("hmlc", 4)
+@pytest.mark.oracle("hmlc", 4)
 def test_a_masks_scale_changes_nothing_and_it_may_be_learnt() -> None:
     z = draw(2, 7, 4)
     soft = torch.rand(2, 2, 7, 4, generator=torch.Generator().manual_seed(1), dtype=F64).requires_grad_()
@@ -69,14 +68,14 @@ def test_a_masks_scale_changes_nothing_and_it_may_be_learnt() -> None:
     assert (grad.abs().sum((1, 2, 3)) > 0).all()
 
 
-@oracle("hmlc", 5)
+@pytest.mark.oracle("hmlc", 5)
 def test_names_of_children_do_not_matter() -> None:
     z, renamed = draw(2, 7, 4), LABELS.clone()
     renamed[LABELS[:, 0] == 1, 1] = 7 - renamed[LABELS[:, 0] == 1, 1]
     torch.testing.assert_close(hmlc(z, renamed), hmlc(z, LABELS))
 
 
-@oracle("hmlc", 5)
+@pytest.mark.oracle("hmlc", 5)
 @pytest.mark.parametrize("num_views", [1, 2])
 def test_class_balance(num_views: int) -> None:
     even = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [1, 0], [1, 0], [1, 1], [1, 1]])

@@ -18,7 +18,6 @@ from nearfar.objectives import LorentzCLIP, entailment, lorentz_clip
 from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -39,7 +38,7 @@ def test_equals_cross_entropies_of_distances(tile: int) -> None:
     torch.testing.assert_close(torch.autograd.grad(found, (a, b, c, t)), torch.autograd.grad(expected, (a, b, c, t)))
 
 
-@oracle("meru", 5)
+@pytest.mark.oracle("meru", 5)
 def test_entailment_of_what_lies_behind() -> None:
     v = draw(20, 4)
     text = exp_map(v)
@@ -50,7 +49,7 @@ def test_entailment_of_what_lies_behind() -> None:
     torch.testing.assert_close(aside, by_hand.clamp_min(0))
 
 
-@oracle("meru", 5)
+@pytest.mark.oracle("meru", 5)
 def test_inner_products_rank_as_distances() -> None:
     x, y = exp_map(draw(1, 4)), exp_map(draw(50, 4, seed=1))
     inner = (y @ x[0]) - lift(y) * lift(x)

@@ -120,8 +120,7 @@ def test_state_tells_what_to_watch() -> None:
     d = dcl(z0, z1, temperature=state["temperature"], reduction="none")
     assert state["positive"] == pytest.approx(float(torch.sigmoid(-d).mean()))
     assert state["clamped"] == 0
-    with pytest.raises(ValueError, match="options: expected some of"):
-        macl_state(z0, z1, reduction="sum")
+    assert macl_state(z0, z1, temperature=0.2, alpha=0.5, max_weight=1.0)["clamped"] == 1
 
 
 @pytest.mark.parametrize("sizes", PARTS)

@@ -24,7 +24,6 @@ from nearfar.objectives.mutual_information import BOUNDS
 from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -96,8 +95,8 @@ BEST = {
 }
 
 
-@oracle("crl_framework", 5)
-@oracle("sufficient_statistics", 1)
+@pytest.mark.oracle("crl_framework", 5)
+@pytest.mark.oracle("sufficient_statistics", 1)
 @pytest.mark.parametrize("bound", INFORMATION)
 def test_the_best_score_reaches_the_information_of_a_table(bound: str) -> None:
     """A batch that holds every cell of a 2 x 2 table by its frequency; the score of a cell is a product of one-hots."""
@@ -116,8 +115,8 @@ def test_the_best_score_reaches_the_information_of_a_table(bound: str) -> None:
         assert worse < exact + 3e-3
 
 
-@oracle("sufficient_statistics", 4)
-@oracle("crl_framework", 5)
+@pytest.mark.oracle("sufficient_statistics", 4)
+@pytest.mark.oracle("crl_framework", 5)
 def test_info_nce_stays_below_log_n_and_the_information() -> None:
     table = torch.tensor([[0.4, 0.1], [0.15, 0.35]], dtype=F64)
     product = table.sum(1, keepdim=True) * table.sum(0)
@@ -141,7 +140,7 @@ def test_info_nce_stays_below_log_n_and_the_information() -> None:
     assert values == sorted(values)
 
 
-@oracle("sufficient_statistics", 2)
+@pytest.mark.oracle("sufficient_statistics", 2)
 def test_gaussian_information() -> None:
     variance, noise = torch.tensor([4.0, 1.0, 0.25], dtype=F64), 0.7
     generator = torch.Generator().manual_seed(0)

@@ -16,20 +16,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from nearfar.objectives import BinaryNCE, RankingNCE, binary_nce, ranking_nce
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-@oracle("nlp_primer", 1)
+@pytest.mark.oracle("nlp_primer", 1)
 def test_ranking_with_one_negative_is_a_softplus() -> None:
     p, n = draw(6), draw(6, 1, seed=1)
     torch.testing.assert_close(ranking_nce(p, n, reduction="none"), softplus(n[:, 0] - p))
 
 
-@oracle("nlp_primer", 2)
+@pytest.mark.oracle("nlp_primer", 2)
 def test_binary_with_a_correction_of_one_is_cross_entropy() -> None:
     p, n = draw(6), draw(6, 5, seed=1)
     uniform = torch.full((6, 5), -math.log(5), dtype=F64)
@@ -40,14 +39,14 @@ def test_binary_with_a_correction_of_one_is_cross_entropy() -> None:
     torch.testing.assert_close(binary_nce(p, n, reduction="sum"), expected)
 
 
-@oracle("nlp_primer", 4)
+@pytest.mark.oracle("nlp_primer", 4)
 def test_ranking_among_all_labels_is_cross_entropy() -> None:
     scores, y = draw(6, 9), torch.arange(6) % 9
     others = scores[torch.arange(9)[None] != y[:, None]].reshape(6, 8)
     torch.testing.assert_close(ranking_nce(scores[torch.arange(6), y], others), cross_entropy(scores, y))
 
 
-@oracle("nlp_primer", 3)
+@pytest.mark.oracle("nlp_primer", 3)
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("loss", [ranking_nce, binary_nce])
 def test_the_optimum_over_free_scores(loss: Any, corrected: bool) -> None:

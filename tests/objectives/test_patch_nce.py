@@ -16,14 +16,13 @@ from torch.nn.functional import normalize
 from nearfar.objectives import PatchNCE, info_nce, patch_nce
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-@oracle("cut", 1)
+@pytest.mark.oracle("cut", 1)
 @pytest.mark.parametrize("tile", [0, 4])
 @pytest.mark.parametrize("across", [False, True])
 def test_equals_loops(across: bool, tile: int) -> None:
@@ -47,7 +46,7 @@ def test_equals_loops(across: bool, tile: int) -> None:
     assert none is None
 
 
-@oracle("cut", 1)
+@pytest.mark.oracle("cut", 1)
 def test_one_image_is_info_nce() -> None:
     q, k = draw(1, 6, 4), draw(1, 6, 4, seed=1)
     torch.testing.assert_close(patch_nce(q, k), info_nce(q[0], k[0], in_batch=True, temperature=0.07))
@@ -56,7 +55,7 @@ def test_one_image_is_info_nce() -> None:
     torch.testing.assert_close(patch_nce(q, k, across=True), whole)
 
 
-@oracle("cut", 2)
+@pytest.mark.oracle("cut", 2)
 def test_orthonormal_and_equal_patches() -> None:
     q = torch.eye(5, dtype=F64).expand(2, 5, 5)
     assert float(patch_nce(q, q, temperature=0.4)) == pytest.approx(math.log(1 + 4 * math.exp(-1 / 0.4)))
@@ -64,7 +63,7 @@ def test_orthonormal_and_equal_patches() -> None:
     assert float(patch_nce(one, one)) == pytest.approx(math.log(5))
 
 
-@oracle("cut", 3)
+@pytest.mark.oracle("cut", 3)
 def test_images_do_not_meet() -> None:
     q, k = draw(3, 5, 4), draw(3, 5, 4, seed=1)
     other = k.clone()
@@ -76,7 +75,7 @@ def test_images_do_not_meet() -> None:
     assert (across != 0).all()
 
 
-@oracle("cut", 4)
+@pytest.mark.oracle("cut", 4)
 def test_the_order_of_places_does_not_matter() -> None:
     q, k, order = draw(2, 5, 4), draw(2, 5, 4, seed=1), torch.tensor([4, 2, 0, 1, 3])
     torch.testing.assert_close(patch_nce(q[:, order], k[:, order]), patch_nce(q, k))

@@ -16,14 +16,13 @@ from nearfar.objectives import Renyi, renyi
 
 F64 = torch.float64
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-@oracle("mobilevos", 4)
+@pytest.mark.oracle("mobilevos", 4)
 @pytest.mark.parametrize("tile", [0, 2])
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.95, 1.0])
 def test_equals_a_double_loop(share: float, tile: int) -> None:
@@ -41,7 +40,7 @@ def test_equals_a_double_loop(share: float, tile: int) -> None:
     torch.testing.assert_close(torch.autograd.grad(found, z), torch.autograd.grad(expected, z))
 
 
-@oracle("mobilevos", 4)
+@pytest.mark.oracle("mobilevos", 4)
 def test_derivative() -> None:
     for tile in (0, 2):
         assert torch.autograd.gradcheck(
@@ -49,7 +48,7 @@ def test_derivative() -> None:
         )
 
 
-@oracle("mobilevos", 1)
+@pytest.mark.oracle("mobilevos", 1)
 def test_distilling_itself() -> None:
     z = draw(6, 3)
     c = normalize(z, dim=1) @ normalize(z, dim=1).t()
@@ -59,7 +58,7 @@ def test_distilling_itself() -> None:
     assert float(renyi(torch.eye(5, dtype=F64), torch.eye(5, dtype=F64))) == 0
 
 
-@oracle("mobilevos", 2)
+@pytest.mark.oracle("mobilevos", 2)
 def test_labels_alone() -> None:
     one_hot, labels = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]), torch.tensor([0, 0, 1, 1])
     assert float(renyi(one_hot, labels=labels)) == 0
@@ -68,7 +67,7 @@ def test_labels_alone() -> None:
     torch.testing.assert_close(renyi(draw(6, 3), draw(6, 4)), renyi(draw(6, 3), draw(6, 4), LABELS, share=1.0))
 
 
-@oracle("mobilevos", 3)
+@pytest.mark.oracle("mobilevos", 3)
 def test_rotations_and_permutations() -> None:
     z, teacher, order = draw(6, 3), draw(6, 5, seed=1), torch.tensor([3, 1, 5, 0, 2, 4])
     whole = renyi(z, teacher, LABELS, share=0.5)
@@ -77,7 +76,7 @@ def test_rotations_and_permutations() -> None:
     torch.testing.assert_close(renyi(z[order], teacher[order], LABELS[order], share=0.5), whole)
 
 
-@oracle("mobilevos", 5)
+@pytest.mark.oracle("mobilevos", 5)
 def test_it_is_minus_the_information() -> None:
     z, teacher = normalize(draw(6, 3), dim=1), normalize(draw(6, 5, seed=1), dim=1)
 

@@ -17,7 +17,6 @@ from nearfar.objectives import SmoothedCLIP, clip, smoothed_clip
 from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +29,7 @@ def both(a: Tensor, b: Tensor, t: float, e: float, reduction: str = "mean") -> t
     return first, second
 
 
-@oracle("align", 3)
+@pytest.mark.oracle("align", 3)
 @pytest.mark.parametrize("tile", [0, 3])
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.5])
 def test_equals_smoothed_cross_entropies(e: float, tile: int) -> None:
@@ -45,7 +44,7 @@ def test_equals_smoothed_cross_entropies(e: float, tile: int) -> None:
     torch.testing.assert_close(total, each.sum() / 2)
 
 
-@oracle("align", 1)
+@pytest.mark.oracle("align", 1)
 def test_without_smoothing_it_is_clip() -> None:
     a, b = draw(7, 4), draw(7, 4, seed=1)
     torch.testing.assert_close(smoothed_clip(a, b, smoothing=0.0), clip(a, b))
@@ -56,14 +55,14 @@ def test_without_smoothing_it_is_clip() -> None:
     torch.testing.assert_close(smoothed_clip(a, b, smoothing=0.0, temperature=0.5, directions="sum"), loops / 7)
 
 
-@oracle("align", 2)
+@pytest.mark.oracle("align", 2)
 def test_equal_embeddings_give_log_n() -> None:
     a = torch.ones(9, 4, dtype=F64)
     for e in (0.0, 0.1, 0.9):
         assert float(smoothed_clip(a, a, smoothing=e, directions="sum")) == pytest.approx(2 * math.log(9))
 
 
-@oracle("align", 4)
+@pytest.mark.oracle("align", 4)
 def test_rotations_and_permutations() -> None:
     a, b = draw(7, 4), draw(7, 4, seed=1)
     turn, order = torch.linalg.qr(draw(4, 4, seed=2)).Q, torch.randperm(7, generator=torch.Generator().manual_seed(0))

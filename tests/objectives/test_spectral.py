@@ -16,7 +16,6 @@ from nearfar.objectives import Spectral, spectral
 from objectives.sharding import PARTS, over_parts
 
 F64 = torch.float64
-oracle = pytest.mark.oracle
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +46,7 @@ def population() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pairs[:, 0], pairs[:, 1], mean.t() @ mean / 5, x.flatten(0, 1).t() @ x.flatten(0, 1) / 15
 
 
-@oracle("feature_bias", 1)
+@pytest.mark.oracle("feature_bias", 1)
 def test_the_trace_formula_and_its_gradient() -> None:
     first, second, a, sigma = population()
     w = draw(2, 4, seed=5).requires_grad_()
@@ -59,7 +58,7 @@ def test_the_trace_formula_and_its_gradient() -> None:
     torch.testing.assert_close(grad, (2 * w @ (-2 * a + 2 * sigma @ gram @ sigma)).detach())
 
 
-@oracle("feature_bias", 2)
+@pytest.mark.oracle("feature_bias", 2)
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_descent_reaches_the_closed_form(width: int) -> None:
     first, second, a, sigma = population()

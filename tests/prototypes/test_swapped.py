@@ -67,6 +67,13 @@ def test_queue_shares_in_the_balance() -> None:
     assert abs(with_queue - float(swapped_prediction(scores))) > 1e-4
 
 
+def test_without_iterations_codes_are_a_plain_softmax() -> None:
+    scores = torch.rand(2, 4, 5, dtype=torch.float64)
+    codes = (scores / 0.05).softmax(2)
+    expected = -(codes * (scores.flip(0) / 0.1).log_softmax(2)).sum(2).mean()
+    torch.testing.assert_close(swapped_prediction(scores, num_iterations=0), expected)
+
+
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.rand(3, 11, 5, dtype=torch.float64, requires_grad=True)
     whole = swapped_prediction(scores)
@@ -105,5 +112,7 @@ def test_complaints() -> None:
         swapped_prediction(scores, queue=(scores[0, :, :3], scores[1]))
     with pytest.raises(ValueError, match="temperature: expected a finite number > 0"):
         swapped_prediction(scores, temperature=0)
+    with pytest.raises(ValueError, match="num_iterations: expected 0 or more, received -1"):
+        swapped_prediction(scores, num_iterations=-1)
     with pytest.raises(ValueError, match="scores: expected finite numbers"):
         swapped_prediction(scores * torch.nan)

@@ -19,6 +19,7 @@ from nearfar.samplers import (
     Sampler,
     SingleGroup,
     Weighted,
+    Zipped,
 )
 from nearfar.samplers._groups import Groups, apportion, interleave
 from nearfar.samplers.base import Planned
@@ -39,6 +40,7 @@ def make(seed: int = 3) -> dict[str, Planned]:
         "single group, short": SingleGroup(LABELS, 4, drop_last=False, order="interleave", seed=seed),
         "mixed groups": MixedGroups(LABELS, 10, power=0.3, seed=seed),
         "no duplicates": NoDuplicates(KEYS, 8, drop_last=False, seed=seed),
+        "zipped": Zipped(LABELS, [4, 3, 1, 2, 1], seed=seed),
     }
 
 
@@ -54,6 +56,7 @@ EXPECTED = {
     "single group, short": [14, 28, 19, 24],
     "mixed groups": [14, 34, 54, 59, 28, 62, 45, 51, 60, 19],
     "no duplicates": [13, 41, 31, 3, 53, 10, 57, 34],
+    "zipped": [8, 39, 57, 3, 41, 53, 61, 23, 58, 47, 25],
 }
 
 
@@ -111,6 +114,7 @@ def test_data_are_told_apart(name: str) -> None:
         "single group, short": lambda: SingleGroup(LABELS[::-1], 4, drop_last=False, order="interleave", seed=3),
         "mixed groups": lambda: MixedGroups(LABELS[::-1], 10, power=0.3, seed=3),
         "no duplicates": lambda: NoDuplicates(KEYS[::-1], 8, drop_last=False, seed=3),
+        "zipped": lambda: Zipped(LABELS[::-1], [4, 3, 1, 2, 1], seed=3),
     }[name]()
     with pytest.raises(ValueError, match="sampler state: (data|nums): expected"):
         moved.load_state_dict(sampler.state_dict())
@@ -121,7 +125,7 @@ def test_batches_stay_what_they_were() -> None:
     assert {name: next(sampler.batches(1)).tolist() for name, sampler in make().items()} == EXPECTED
 
 
-@pytest.mark.parametrize("name", ["per class", "mixed groups", "no duplicates"])
+@pytest.mark.parametrize("name", ["per class", "mixed groups", "zipped", "no duplicates"])
 def test_processes_share_every_batch(name: str) -> None:
     images = np.zeros((len(LABELS), 4, 4), dtype=np.uint8)
     source, sampler = ArraySource(images, LABELS), make()[name]

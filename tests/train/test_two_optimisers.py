@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -65,9 +66,11 @@ def train(output: str, kill_at: int = 0, resume: bool = False) -> None:
     ).fit(resume)  # fmt: skip
 
 
-def test_killed_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
+# Two steps after a checkpoint, before the first one, and on one.
+@pytest.mark.parametrize("kill_at", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 6))])
+def test_killed_and_resumed_equals_never_stopped(tmp_path: Path, kill_at: int) -> None:
     assert jobs.run(train, str(tmp_path / "whole")) == 0
-    assert jobs.run(train, str(tmp_path / "parts"), 8) == -signal.SIGKILL
+    assert jobs.run(train, str(tmp_path / "parts"), kill_at) == -signal.SIGKILL
     assert jobs.run(train, str(tmp_path / "parts"), 0, True) == 0
     assert jobs.result(tmp_path / "whole")[:2] == jobs.result(tmp_path / "parts")[:2]
     rows = [row for row in Run(tmp_path / "whole").metrics if "loss" in row]

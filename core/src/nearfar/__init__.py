@@ -14,7 +14,7 @@ _SUBMODULES = frozenset(
     {
         "batch", "catalog", "config", "contrast", "data", "distributed", "evaluate", "gradcache", "heads",
         "memory", "method", "methods", "models", "momentum", "negatives", "objectives", "prototypes", "recipe", "ring",
-        "rng", "samplers", "schedules", "train", "views", "worlds",
+        "rng", "samplers", "schedules", "train", "views", "worlds", "zoo",
     }
 )  # fmt: skip
 

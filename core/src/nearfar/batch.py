@@ -19,7 +19,7 @@ from nearfar.checks import expect
 from nearfar.collate import collate
 from nearfar.ragged import Ragged, expect_integers
 
-__all__ = ["Batch", "Pairs", "Ragged", "View", "collate", "gather", "pin", "size", "split", "take", "to"]
+__all__ = ["Batch", "Pairs", "Ragged", "View", "by_source", "collate", "gather", "pin", "size", "split", "take", "to"]
 
 Batch = dict[str, Any]
 
@@ -178,6 +178,27 @@ def split(batch: Batch, sizes: int | Sequence[int]) -> list[Batch]:
         return _map(batch, one, "batch")
 
     return [part(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def by_source(batch: Batch) -> dict[str, Batch]:
+    """The rows of every source of a `nearfar.data.Concat`, under its name, in the order they stand in.
+
+    A part is a copy. It lacks the fields that all its rows lack, and `present.FIELD` of those that all its rows have.
+    Every name is there, in each process and each part of a batch; a part without rows keeps all fields, so that shapes
+    are known.
+
+    Raises:
+        ValueError: a batch without sources.
+    """
+    expect("sources" in batch and "group" in batch, "batch", "fields group and sources, as Concat gives", sorted(batch))
+    parts = {}
+    for number, name in enumerate(batch["sources"]):
+        part = take(batch, batch["group"] == number)
+        masks = {field: part[field] for field in part if field.startswith("present.")} if size(part) else {}
+        absent = {field.removeprefix("present.") for field, mask in masks.items() if not mask.any()}
+        settled = {field for field, mask in masks.items() if mask.all() or not mask.any()}
+        parts[name] = {field: value for field, value in part.items() if field not in absent | settled}
+    return parts
 
 
 def gather(batch: Batch) -> Batch:

@@ -72,7 +72,9 @@ class Taxonomy:
             expect_choice(f"taxonomy: {name}", getattr(self, name), get_args(hint))
 
 
-POSITIVES: tuple[str, ...] = get_args(get_type_hints(Taxonomy)["positive"])
+TRAITS: dict[str, tuple[str, ...]] = {name: get_args(hint) for name, hint in get_type_hints(Taxonomy).items()}
+"""every trait of the taxonomy and its values"""
+POSITIVES: tuple[str, ...] = TRAITS["positive"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,3 +158,12 @@ def select(cards: Iterable[System], *, plugin: str = "", kind: str = "", positiv
         and (not kind or kind == card.kind)
         and (not positive or (card.taxonomy is not None and positive == card.taxonomy.positive))
     ]
+
+
+def grouped(cards: Iterable[System], by: str) -> dict[str, list[System]]:
+    """The cards by a trait of their taxonomy, in the taxonomy's order; those that stand outside it come last, as "-"."""
+    expect_choice("by", by, TRAITS)
+    groups: dict[str, list[System]] = {value: [] for value in (*TRAITS[by], "-")}
+    for card in cards:
+        groups["-" if card.taxonomy is None else getattr(card.taxonomy, by)].append(card)
+    return {value: found for value, found in groups.items() if found}

@@ -143,6 +143,8 @@ class SystemsOptions:
     """only this kind: train, pipeline, inference, tool, analysis or baseline"""
     positive: str = ""
     """only what takes positives from: transformation, label, modality, context, sequence or cluster"""
+    by: str = ""
+    """group the table by positive, negative, key or loss"""
 
 
 def systems(argv: list[str]) -> int:
@@ -150,13 +152,18 @@ def systems(argv: list[str]) -> int:
     options = parse(SystemsOptions, argv, "nearfar systems")
     if options.plugin:
         plugin.load(options.plugin)
+    if options.by:
+        expect_choice("by", options.by, catalog.TRAITS)
     chosen = catalog.select(catalog.systems(), plugin=options.plugin, kind=options.kind, positive=options.positive)
     if options.json:
         print_json([card.to_dict() for card in chosen])
         return 0
     rows = table("system", "title", "venue", "kind", "plugin")
-    for card in chosen:
-        rows.add_row(card.slug, escape(card.title), escape(f"{card.venue} {card.year}"), card.kind, card.plugin)
+    for value, cards in (catalog.grouped(chosen, options.by) if options.by else {"": chosen}).items():
+        if value:
+            rows.add_row(f"[bold]{value}[/]")
+        for card in cards:
+            rows.add_row(card.slug, escape(card.title), escape(f"{card.venue} {card.year}"), card.kind, card.plugin)
     out = console()
     if chosen:
         out.print(rows)
@@ -232,6 +239,13 @@ def compare(argv: list[str]) -> int:
     return plugin.load(name).command("compare")(argv[1:]) or 0
 
 
+def zoo(argv: list[str]) -> int:
+    """`nearfar zoo`: small models that build themselves."""
+    from nearfar.zoo import command
+
+    return command.main(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "systems": (systems, "published systems that work here"),
     "runs": (runs, "run folders, where each stands and its best score"),
@@ -239,6 +253,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compare": (compare, "systems side by side on your own data, within a budget"),
     "demonstrate": (demonstrate, "the small experiment of a system, held against its card's claim"),
     "analyse": (analyse, "what theory says of embeddings or tables in a file"),
+    "zoo": (zoo, "small models that build themselves once: list, build, path"),
     "benchmark": (benchmark, "time and memory beside other libraries, measured on this machine"),
 }
 

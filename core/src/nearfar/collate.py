@@ -17,6 +17,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples -> batch; int becomes int64, float float32, bool bool, str list[str], arrays and tensors stack.
 
     Arrays and tensors of one field share dtype and number of dimensions; where their shapes differ the field is Ragged.
+    A tuple of texts is a constant of all samples and stays one.
 
     Args:
         samples: dicts with the same fields, `index` among them; `image` is uint8 [C, H, W].
@@ -44,13 +45,18 @@ def _column(name: str, values: list[Any], samples: Sequence[Mapping[str, Any]]) 
     kinds = [_kind(value) for value in values]
     for number, kind in enumerate(kinds):
         if kind is None:
-            kinds_known = "a tensor, an array, int, float, bool or str"
+            kinds_known = "a tensor, an array, int, float, bool, str or a tuple of str"
             raise fault(number, kinds_known, type(values[number]).__name__, TypeError)
         if kind != kinds[0]:
             raise fault(number, f"{kinds[0]} as in sample 0", kind)
     kind = kinds[0]
     if kind == "str":
         return values
+    if kind == "constant":
+        for number, value in enumerate(values):
+            if value != values[0]:
+                raise fault(number, f"the constant {values[0]} as in sample 0", value)
+        return values[0]
     if kind in _SCALARS:
         return torch.tensor(values, dtype=_SCALARS[kind])
     dims = 3 if name == "image" else values[0].ndim
@@ -75,6 +81,8 @@ def _kind(value: object) -> str | None:
     """The name of a type or dtype, equal for NumPy and torch; None for what cannot stand in a batch."""
     if isinstance(value, str):
         return "str"
+    if isinstance(value, tuple) and all(isinstance(text, str) for text in value):
+        return "constant"
     if isinstance(value, (bool, np.bool_)):
         return "bool"
     if isinstance(value, (int, np.integer)):

@@ -39,6 +39,7 @@ class Plugin:
         commands: word -> "module:function"; the function takes the remaining arguments as a list and returns None or
             an exit code.
         help: word -> one line.
+        zoo: name -> "module:NAME" of a `nearfar.zoo.Model`, in a module that imports no torch.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Plugin:
     systems: str
     commands: dict[str, str]
     help: dict[str, str] = field(default_factory=dict)
+    zoo: dict[str, str] = field(default_factory=dict)
 
     def modules(self) -> Iterator[str]:
         """Names of the system modules, sorted."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from nearfar.checks import expect, expect_positive
+from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.config._checks import fraction, ordered
 
 
@@ -26,6 +27,11 @@ class DataConfig:
     labels"""
     columns: tuple[str, ...] = ()
     """of hf and webdataset: further fields of every sample by name, e.g. txt for captions"""
+    target: str = ""
+    """the column of a number that every sample has, for regression; of folder in its metadata.csv"""
+    levels: tuple[str, ...] = ()
+    """columns of labels from coarse to fine, the finest becomes the label; of folder folder1, folder2, ..., the names of
+    nested folders, or columns of its metadata.csv"""
     validation: float = 0.1
     """share of the training data held out when the source has no split of its own"""
     image_size: int = 0
@@ -61,16 +67,20 @@ class DataConfig:
         expect_positive("data.cache_gb", self.cache_gb)
 
 
+GROUPED = ("single-group", "mixed-groups", "zipped")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
     """Which samples stand together in a batch of trainer.batch_size."""
 
     kind: Literal[
-        "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "no-duplicates", "shards"
-    ] = "shuffle"
+        "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "zipped", "no-duplicates",
+        "shards",
+    ] = "shuffle"  # fmt: skip
     """every sample once; so many a class; so many a node of every level; drawn by class size; each batch from one
-    group; each batch from all groups; no two samples of a batch with the same key; every sample once, from few shards
-    at a time"""
+    group; each batch from all groups; a stated number of every source, each at its own pace; no two samples of a batch
+    with the same key; every sample once, from few shards at a time"""
     column: str = ""
     """the source's column of labels, paths, groups, keys or shards; empty: label, path, group, key or shard, as the
     kind asks"""
@@ -85,10 +95,14 @@ class SamplerConfig:
     """of the effective number"""
     power: float = 1.0
     """of groups: batches, or places, in proportion to a group's size to this power; 0: alike"""
+    shares: tuple[str, ...] = ()
+    """of every group or source, as NAME=NUMBER: samples of a batch (zipped), or in place of power the proportions of
+    batches (single-group) and places (mixed-groups)"""
     order: Literal["shuffle", "interleave"] = "shuffle"
-    """of the batches of single-group"""
-    length: Literal["total", "shortest", "longest"] = "total"
-    """of an epoch of mixed-groups: as many samples as there are, or until a group is through"""
+    """of the batches of single-group; interleave: groups in turn, as often as their shares say"""
+    length: str = "total"
+    """of an epoch of mixed-groups and zipped: total: as many samples as there are; shortest, longest: until the first,
+    the last group is through; NAME: until that one is"""
     lanes: int = 8
     """of shards: places that are read at the same time, equally many samples of each in a batch"""
     window: int = 4096
@@ -97,8 +111,29 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         for name in ("num_per_class", "lanes", "window"):
             expect(getattr(self, name) >= 1, f"sampler.{name}", "1 or more", getattr(self, name))
+        parse_shares(self.shares)
+        if self.shares:
+            expect_choice("sampler.kind with shares", self.kind, GROUPED)
+            expect(self.power == 1, "sampler.power", "1 with sampler.shares", self.power)
+        expect(self.kind != "zipped" or bool(self.shares), "sampler.shares", "NAME=NUMBER of every source with kind "
+               "'zipped'", self.shares)  # fmt: skip
         expect((self.kind == "hierarchical") == bool(self.nums), "sampler.nums", "numbers exactly with kind "
                "'hierarchical'", self.nums)  # fmt: skip
+
+
+def parse_shares(shares: tuple[str, ...]) -> dict[str, float]:
+    """Name -> number of texts NAME=NUMBER."""
+    found: dict[str, float] = {}
+    for text in shares:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        fits = bool(name) and name not in found and math.isfinite(value) and value > 0
+        expect(fits, "sampler.shares", "NAME=NUMBER with a number above 0, each name once", text)
+        found[name] = value
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +142,16 @@ class ImageViewConfig:
 
     num_views: int = 2
     """independent views of every sample"""
+    global_size: int = 0
+    """side of these views in pixels; 0: data.image_size, at which evaluation sees images"""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """share of the image's area that a crop takes"""
+    local_views: int = 0
+    """further views, smaller and of smaller crops, with everything else drawn as for the others (multi-crop)"""
+    local_size: int = 0
+    """side of the local views in pixels; 0: half of the others', rounded up"""
+    local_scale: tuple[float, float] = (0.05, 0.2)
+    """share of the image's area that the crop of a local view takes"""
     crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
     """width over height of a crop"""
     rotate: float = 0.0
@@ -158,10 +201,12 @@ class ImageViewConfig:
 
     def __post_init__(self) -> None:
         expect(self.num_views >= 1, "views.num_views", "1 or more", self.num_views)
-        ordered("views.crop_scale", self.crop_scale)
-        expect(
-            self.crop_scale[0] > 0 and self.crop_scale[1] <= 1, "views.crop_scale", "shares in (0, 1]", self.crop_scale
-        )
+        for name in ("crop_scale", "local_scale"):
+            low, high = getattr(self, name)
+            ordered(f"views.{name}", (low, high))
+            expect(low > 0 and high <= 1, f"views.{name}", "shares in (0, 1]", (low, high))
+        for name in ("global_size", "local_views", "local_size"):
+            expect(getattr(self, name) >= 0, f"views.{name}", "0 or more", getattr(self, name))
         ordered("views.crop_ratio", self.crop_ratio)
         expect(self.crop_ratio[0] > 0, "views.crop_ratio", "ratios > 0", self.crop_ratio)
         ordered("views.zoom", self.zoom)

@@ -38,6 +38,11 @@ class MethodConfig:
         """Whether the data must have labels."""
         return False
 
+    @property
+    def needs_columns(self) -> tuple[str, ...]:
+        """What samples must have beside them: "target" (data.target), "path" (data.levels)."""
+        return ()
+
     def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
         """The method for data described by `info`, around an encoder and a maker of views."""
         raise TypeError(f"{type(self).__name__} does not define build")
@@ -55,6 +60,8 @@ class DataInfo:
     num_classes: int = 0
     """0: no labels"""
     class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    """training samples of every class; empty: no labels"""
     steps: int = 0
     """optimiser steps of the whole run"""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class ArraySource:
         class_names: one a class.
         channels: 1 or 3 of the samples, whatever the array has; 0: the array's own.
         layout: which of the two four-dimensional forms; auto tells them apart by where 1 or 3 stands.
+        columns: further values of every sample by name, for samplers, data.target and data.levels.
 
     Raises:
         ValueError: another type or shape, both forms possible, labels that do not fit.
@@ -42,6 +43,7 @@ class ArraySource:
         class_names: Sequence[str] = (),
         channels: int = 0,
         layout: Layout = "auto",
+        columns: Mapping[str, Any] | None = None,
     ) -> None:
         images = images.cpu().numpy() if isinstance(images, Tensor) else images
         hint = "; scale to 0..255 and convert" if getattr(images, "dtype", np.dtype("O")).kind == "f" else ""
@@ -55,6 +57,9 @@ class ArraySource:
         if labels is not None:
             labels = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
             self.labels, self.num_classes = check_labels(labels, len(images), self.class_names)
+        self._columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
+        for name, values in self._columns.items():
+            expect(len(values) == len(images), f"columns {name!r}", f"{len(images)} values", len(values))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,6 +71,10 @@ class ArraySource:
     def batch(self, positions: np.ndarray) -> Batch:
         """Many samples at once."""
         return from_columns(positions, to_channels(self.images[positions], self.channels), self.labels)
+
+    def column(self, name: str) -> np.ndarray | None:
+        """One of the columns it was made with."""
+        return self._columns.get(name)
 
     def path(self, i: int) -> str:
         """The source's name and the number."""

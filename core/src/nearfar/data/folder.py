@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nearfar.checks import expect
+from nearfar.data import metadata
 from nearfar.data.decode import EXTENSIONS, decode
 from nearfar.data.source import BadSample, Data, Fault, check_labels, digest
 
@@ -67,6 +68,18 @@ class ImageFiles:
         return {"index": i, "image": image} if self.labels is None else {
             "index": i, "image": image, "label": int(self.labels[i]),
         }  # fmt: skip
+
+    def column(self, name: str) -> np.ndarray | None:
+        """ "folder1", "folder2", ...: names of the folders that an image lies in, from the outside; or a column of
+        `metadata.csv` in the root, as numbers where all are; None: there is no such column.
+
+        Raises:
+            ValueError: images that lie less deep, or that the table does not name.
+        """
+        number = name.removeprefix("folder")
+        if number.isdecimal() and number != name:
+            return metadata.folders(self.files, int(number), self.root)
+        return metadata.read_column(self.root / metadata.NAME, name, self.files)
 
     def path(self, i: int) -> str:
         """The file of sample i."""

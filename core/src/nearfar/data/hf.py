@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.caches import cache_folder
 from nearfar.checks import expect
 from nearfar.data.decode import EXTENSIONS, decode
 from nearfar.data.fields import as_column, read_labels
 from nearfar.data.folder import TEST, TRAIN
-from nearfar.data.memorymap import cache_folder
 from nearfar.data.source import BadSample, Data, Fault, TooManyFaults, allowed_faults, digest
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}

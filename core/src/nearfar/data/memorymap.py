@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nearfar.batch import Batch, Ragged
+from nearfar.caches import alone, cache_folder
 from nearfar.checks import expect
 from nearfar.data.arrays import from_columns
 from nearfar.data.source import BadSample, Fault, Source, TooManyFaults, allowed_faults, digest
@@ -118,13 +119,6 @@ class MemoryMap:
         return self.source.fingerprint()
 
 
-def cache_folder(cache: str = "") -> Path:
-    """The given folder, or nearfar's in the user's cache."""
-    if cache:
-        return Path(cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nearfar"
-
-
 def estimate_bytes(source: Source, num_probes: int = 16) -> int:
     """Bytes of the decoded images, from a few spread over the source; 0 when none of them can be read."""
     sizes = []
@@ -160,7 +154,7 @@ def memory_map(source: Source, *, memory_gb: float, cache: str = "", max_bad_sha
     folder = cache_folder(cache) / digest(VERSION, str(getattr(source, "shorter", 0)), source.fingerprint())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             if folder.exists():
                 try:
                     return _checked(MemoryMap(source, folder), max_bad_share)
@@ -233,19 +227,3 @@ def _decoded(source: Source) -> Iterator[np.ndarray | Fault]:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the system lifts the lock when its holder dies."""
-    if os.name != "posix":
-        # Without such locks several builders each make their own, and the first to rename it wins.
-        yield
-        return
-    import fcntl
-
-    with open(folder.with_suffix(".lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left in folder.parent.glob(f"{folder.name}.*.part"):  # by a builder that was killed
-            shutil.rmtree(left)
-        yield

@@ -9,6 +9,7 @@ from typing import Any
 
 from nearfar.checks import expect_choice
 from nearfar.config import DataConfig
+from nearfar.data.annotate import annotate
 from nearfar.data.arrays import open_arrays
 from nearfar.data.digits import digits
 from nearfar.data.folder import ImageFiles, open_folder
@@ -29,7 +30,7 @@ def open_data(
 
     `source` "folder" takes a folder of images, or a .npy or .npz file; "webdataset" tar shards; "hf" a dataset of
     Hugging Face; "digits" ships with scikit-learn; other names are looked up in `datasets`. Without a split of its own,
-    `config.validation` of the samples is held out.
+    `config.validation` of the samples is held out. Columns named by `config.target` and `config.levels` are read too.
 
     Args:
         config: what to open.
@@ -59,8 +60,11 @@ def open_data(
     else:
         found = open_folder(config.root, channels=config.channels or 3, shorter=shorter_side(config))
     if isinstance(found, Data):
-        return Data(_mapped(found.train, config), _mapped(found.test, config), found.holdout)
-    return holdout(_mapped(found, config), config.validation)
+        found = Data(_mapped(found.train, config), _mapped(found.test, config), found.holdout)
+    else:
+        found = _mapped(found, config)
+    found = annotate(found, config)
+    return found if isinstance(found, Data) else holdout(found, config.validation)
 
 
 def shorter_side(config: DataConfig) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.caches import cache_folder
 from nearfar.checks import expect
 from nearfar.data import archive, fields
 from nearfar.data.decode import EXTENSIONS, decode
 from nearfar.data.fields import Labels, as_column, read_labels
 from nearfar.data.kept import kept
-from nearfar.data.memorymap import cache_folder
 from nearfar.data.patterns import archives, split
 from nearfar.data.places import Places, protocol
 from nearfar.data.source import BadSample, Data, Fault, TooManyFaults, allowed_faults, digest

@@ -161,6 +161,13 @@ def whole(source: Source) -> Source:
     return source
 
 
+def class_counts(source: Source) -> tuple[int, ...]:
+    """Samples of every class, those without a label left out; empty without labels."""
+    if source.labels is None:
+        return ()
+    return tuple(np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes).tolist())
+
+
 def labels_of(source: Source, index: Tensor) -> Tensor | None:
     """Labels [M] of the samples that were delivered, by their `index`; None without labels.
 

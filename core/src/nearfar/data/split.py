@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,6 +42,36 @@ def holdout(source: Source, share: float, seed: int = 0) -> Data:
 def without_test(source: Source) -> Data:
     """All samples to learn from and none to be judged on."""
     return Data(source, Subset(source, np.zeros(0, dtype=np.int64)), holdout=True)
+
+
+def long_tail(source: Source, imbalance: float, *, order: Sequence[int] = (), seed: int = 0) -> Subset:
+    """Fewer samples a class, exponentially from the first to the last: n_c = m imbalance^(-r_c / (C - 1)).
+
+    Args:
+        source: with labels.
+        imbalance: samples of the first class over those of the last, 1 or more.
+        order: classes from the most to the fewest samples, r_c their place; empty: as they are numbered.
+        seed: of which samples stay.
+
+    Returns:
+        A part in the order of the source; m is the size of its smallest class, and every class keeps one at least.
+
+    Raises:
+        ValueError: no labels, a class without samples, an order that is none of the classes.
+    """
+    expect(source.labels is not None, source.name, "labels", "none")
+    expect(imbalance >= 1, "imbalance", "1 or more", imbalance)
+    labels, num = np.asarray(source.labels), source.num_classes
+    ranks = list(order) or list(range(num))
+    expect(sorted(ranks) == list(range(num)), "order", f"the classes 0 to {num - 1}, each once", ranks)
+    counts = np.bincount(labels, minlength=num)
+    expect(int(counts.min()) >= 1, source.name, "a sample of every class", counts.tolist())
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(source)])))
+    kept = []
+    for place, c in enumerate(ranks):
+        wanted = counts.min() * imbalance ** (-place / max(num - 1, 1))
+        kept.append(rng.permutation(np.flatnonzero(labels == c))[: max(1, round(wanted))])
+    return Subset(source, np.sort(np.concatenate(kept)), f"{source.name} (long tail)")
 
 
 def _quota(order: np.ndarray, labels: np.ndarray, num_test: int, rng: np.random.Generator) -> np.ndarray:

@@ -14,6 +14,7 @@ from nearfar.evaluate.clustering import clustering
 from nearfar.evaluate.geometry import geometry
 from nearfar.evaluate.knn import knn
 from nearfar.evaluate.probe import few_label_probe, linear_probe
+from nearfar.evaluate.regression import regression_probe
 from nearfar.evaluate.retrieval import retrieval
 from nearfar.evaluate.score import Score, exact
 
@@ -26,19 +27,22 @@ def evaluate_embedding(
     test_x: Float[Tensor, "Q D"],
     test_y: Int[Tensor, " Q"] | None,
     config: EvaluateConfig | None = None,
+    *,
+    targets: tuple[Float[Tensor, " N"], Float[Tensor, " Q"]] | None = None,
 ) -> dict[str, Score]:
     """Scores by name: what labels allow, and the geometry of the test features always.
 
     "knn", "linear" and "few_label" need labels of both sets, of at least two classes; "few_label" also `per_class`
     training labels of every class; "recall@1", "map" and "map@r" need test labels, and a class with two rows;
-    "nmi" and "ari" come with `config.clusterings`. What is
-    left out for want of labels is said once in the log (`nearfar.evaluate`). The measures of `geometry` follow as
-    scores without interval.
+    "nmi" and "ari" come with `config.clusterings`; "mae", "rmse" and "r2" with targets, where those of the test differ.
+    What is left out for want of labels is said once in the log (`nearfar.evaluate`). The measures of `geometry` follow
+    as scores without interval.
 
     Args:
         train_x, train_y: features that neighbours and probes learn from, with class ids or None.
         test_x, test_y: features that are judged, with class ids or None.
         config: neighbours, labels a class, draws, confidence.
+        targets: numbers that belong to train_x and test_x.
 
     Raises:
         ValueError: non-finite features (the row is named), unequal widths, more neighbours than training rows.
@@ -71,6 +75,8 @@ def evaluate_embedding(
             _say("no class with two test rows: no retrieval scores")
         if config.clusterings and len(test_y.unique()) >= 2:
             scores |= clustering(test_x, test_y, draws=config.clusterings, confidence=level)
+    if targets is not None and len(targets[1].unique()) >= 2:
+        scores |= regression_probe(train_x, targets[0], test_x, targets[1], confidence=level)
     if len(test_x) >= 2:
         scores |= {name: exact(value, len(test_x)) for name, value in geometry(test_x).items()}
     return scores

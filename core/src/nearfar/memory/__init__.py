@@ -5,8 +5,8 @@ them without a copy.
 """
 
 from nearfar.memory.bank import Bank
-from nearfar.memory.class_queue import ClassQueue
+from nearfar.memory.class_queue import ClassQueue, class_slots
 from nearfar.memory.ids import others, own_rows
 from nearfar.memory.queue import Queue
 
-__all__ = ["Bank", "ClassQueue", "Queue", "others", "own_rows"]
+__all__ = ["Bank", "ClassQueue", "Queue", "class_slots", "others", "own_rows"]

@@ -14,6 +14,27 @@ from nearfar.checks import expect
 from nearfar.memory._fields import Field, Fields, check_index
 
 
+def class_slots(counts: Sequence[int], total: int, least: int = 1) -> list[int]:
+    """Slots of every class: `least` each, and the rest in proportion to the classes' samples.
+
+    s_c = least + ceil(R n_1..c / n) - ceil(R n_1..(c-1) / n),  R = total - C least
+
+    Args:
+        counts: n_c, samples of each class.
+        total: slots of all.
+        least: 1 or more.
+
+    Raises:
+        ValueError: fewer slots in all than `least` for every class; no samples.
+    """
+    expect(least >= 1, "least", "1 or more", least)
+    expect(len(counts) * least <= total, "total", f"{len(counts)} x {least} slots or more", total)
+    num, rest = sum(counts), total - len(counts) * least
+    expect(num > 0 and min(counts) >= 0, "counts", "numbers of samples, not all 0", list(counts))
+    ends = [-(-rest * sum(counts[: c + 1]) // num) for c in range(len(counts))]
+    return [least + end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
 class ClassQueue(Fields):
     """The newest rows of every class, in a ring of its own.
 

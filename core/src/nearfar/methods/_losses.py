@@ -57,7 +57,7 @@ def make_objective(config: ContrastConfig) -> nn.Module:
         case "pair_margin":
             return PairMargin(config.margin, normalize=unit)
         case "regression":
-            return Regression(config.regression)
+            return Regression(config.regression, all_pairs=not config.symmetric)
         case "barlow":
             return Barlow(config.barlow.off_diagonal, config.barlow.scale)
         case "vicreg":

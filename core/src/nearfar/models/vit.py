@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,7 +75,31 @@ class TinyViT(nn.Module):
         patches = x_BTD if self.cls is None else x_BTD[:, 1:]
         return patches.transpose(1, 2).unflatten(2, side)
 
-    def _tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def tokens(
+        self,
+        x: Float[Tensor, "B C H W"],
+        mask: Bool[Tensor, "B T"] | None = None,
+        mask_token: Float[Tensor, " D"] | None = None,
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B T D"]]:
+        """Features, and those of every patch, row after row; masked patches are hidden before the first block.
+
+        Args:
+            x: pictures.
+            mask: true where a patch is hidden; its position stays known.
+            mask_token: what stands in a hidden patch's place; learnt by whoever masks, since most do not.
+
+        Raises:
+            ValueError: a mask of another number of patches, or one of mask and mask_token without the other.
+        """
+        expect((mask is None) == (mask_token is None), "mask_token", "a tensor [D] exactly with a mask",
+               "none" if mask_token is None else "one without a mask")  # fmt: skip
+        x_BTD = self._tokens(x, mask, mask_token)[0]
+        patches = x_BTD if self.cls is None else x_BTD[:, 1:]
+        return x_BTD[:, 0] if self.pooling == "cls" else patches.mean(1), patches
+
+    def _tokens(
+        self, x: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
         patch = self.patch
         expect(
             x.ndim == 4 and x.shape[1] == self.channels and x.shape[2] % patch == 0 and x.shape[3] % patch == 0,
@@ -86,6 +110,11 @@ class TinyViT(nn.Module):
         positions = self.positions
         if side != tuple(positions.shape[2:]):
             positions = F.interpolate(positions, side, mode="bicubic", align_corners=False)
+        if mask is not None and mask_token is not None:
+            shape = (x.shape[0], side[0] * side[1])
+            expect(tuple(mask.shape) == shape, "mask", f"shape {shape}", tuple(mask.shape))
+            hidden = mask.view(-1, 1, *side)
+            x_BDhw = torch.where(hidden, mask_token.to(x_BDhw.dtype).view(1, -1, 1, 1), x_BDhw)
         x_BTD = (x_BDhw + positions).flatten(2).transpose(1, 2)
         if self.cls is not None:
             x_BTD = torch.cat([self.cls.expand(x.shape[0], -1, -1), x_BTD], 1)

@@ -6,8 +6,9 @@ vectors, as a `denominator` mask or as a `log_weight`. Vectors are compared by c
 
 from nearfar.negatives.choose import Hardest, between, distance_weights, draw, hardest, quantile_band, semi_hard
 from nearfar.negatives.mix import mix_pairs, mix_with_query, mochi
+from nearfar.negatives.pairs import HardPairs, hard_pairs
 
 __all__ = [
-    "Hardest", "between", "distance_weights", "draw", "hardest", "mix_pairs", "mix_with_query", "mochi",
-    "quantile_band", "semi_hard",
+    "HardPairs", "Hardest", "between", "distance_weights", "draw", "hard_pairs", "hardest", "mix_pairs", "mix_with_query",
+    "mochi", "quantile_band", "semi_hard",
 ]  # fmt: skip

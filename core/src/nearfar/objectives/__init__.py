@@ -7,6 +7,7 @@ An objective knows no process group. Over several processes pass `gathered`, the
 from __future__ import annotations
 
 from nearfar.objectives.align_uniform import AlignUniform, align_uniform, alignment, uniformity
+from nearfar.objectives.barlow import Barlow, barlow, barlow_terms
 from nearfar.objectives.block_contrast import BlockContrast, block_contrast
 from nearfar.objectives.cacr import CACR, CACRMomentum, cacr, cacr_momentum, cacr_parts
 from nearfar.objectives.circle import Circle, circle
@@ -23,7 +24,8 @@ from nearfar.objectives.dense_contrast import (
     near_points,
 )
 from nearfar.objectives.focal import FocalSupCon, focal, focal_supcon
-from nearfar.objectives.gml import GML, gml
+from nearfar.objectives.gml import GML, gml, log_likelihood
+from nearfar.objectives.hmce import hmce
 from nearfar.objectives.hmlc import HMLC, hmlc, path_ids
 from nearfar.objectives.info_nce import InfoNCE, info_nce
 from nearfar.objectives.kernel_mixture import KernelInfoNCE, KernelMixture, kernel_info_nce, kernel_mixture
@@ -43,16 +45,29 @@ from nearfar.objectives.mutual_information import MutualInformation, gaussian_in
 from nearfar.objectives.n_pairs import NPairs, n_pairs
 from nearfar.objectives.nce import BinaryNCE, RankingNCE, binary_nce, ranking_nce
 from nearfar.objectives.nt_xent import NTXent, nt_xent
+from nearfar.objectives.pair_margin import PairMargin, pair_margin
 from nearfar.objectives.patch_nce import PatchNCE, patch_nce
 from nearfar.objectives.poly_view import PolyView, information_bound, poly_view
+from nearfar.objectives.proto_nce import ProtoNCE, concentration, proto_nce
 from nearfar.objectives.ranked_clip import RankedCLIP, fuse_fields, ranked_clip, relevance_weight
+from nearfar.objectives.regression import Regression, regression
 from nearfar.objectives.renyi import Renyi, renyi
+from nearfar.objectives.self_distillation import (
+    MaskedDistillation,
+    SelfDistillation,
+    centred_softmax,
+    masked_distillation,
+    self_distillation,
+    update_centre,
+)
 from nearfar.objectives.siglip import SigLIP, siglip
 from nearfar.objectives.smoothed_clip import SmoothedCLIP, smoothed_clip
 from nearfar.objectives.spectral import Spectral, spectral
 from nearfar.objectives.supcon import SupCon, supcon
 from nearfar.objectives.supremix import SupReMix, label_mixtures, supremix
 from nearfar.objectives.triplet import Triplet, triplet, triplet_count
+from nearfar.objectives.vicreg import VICReg, vicreg, vicreg_terms
+from nearfar.objectives.wmse import WMSE, whiten, wmse
 
 __all__ = [
     "CACR",
@@ -62,7 +77,9 @@ __all__ = [
     "HMLC",
     "MACL",
     "MVDHEL",
+    "WMSE",
     "AlignUniform",
+    "Barlow",
     "BinaryNCE",
     "BlockContrast",
     "CACRMomentum",
@@ -77,32 +94,42 @@ __all__ = [
     "LorentzCLIP",
     "MVInfoNCE",
     "Margin",
+    "MaskedDistillation",
     "MultiSimilarity",
     "MultiViewBaseline",
     "MutualInformation",
     "NPairs",
     "NTXent",
+    "PairMargin",
     "PatchNCE",
     "PolyView",
+    "ProtoNCE",
     "RankedCLIP",
     "RankingNCE",
+    "Regression",
     "Renyi",
+    "SelfDistillation",
     "SigLIP",
     "SmoothedCLIP",
     "Spectral",
     "SupCon",
     "SupReMix",
     "Triplet",
+    "VICReg",
     "align_uniform",
     "alignment",
+    "barlow",
+    "barlow_terms",
     "binary_nce",
     "block_contrast",
     "cacr",
     "cacr_momentum",
     "cacr_parts",
+    "centred_softmax",
     "centroid_alignment",
     "circle",
     "clip",
+    "concentration",
     "dcl",
     "debiased",
     "debiased_floor",
@@ -115,17 +142,20 @@ __all__ = [
     "gaussian_information",
     "gml",
     "grid_centres",
+    "hmce",
     "hmlc",
     "info_nce",
     "information_bound",
     "kernel_info_nce",
     "kernel_mixture",
     "label_mixtures",
+    "log_likelihood",
     "lorentz_clip",
     "macl",
     "macl_state",
     "macl_temperature",
     "margin",
+    "masked_distillation",
     "match_positions",
     "multi_similarity",
     "multi_view_baseline",
@@ -136,13 +166,17 @@ __all__ = [
     "near_cells",
     "near_points",
     "nt_xent",
+    "pair_margin",
     "patch_nce",
     "path_ids",
     "poly_view",
+    "proto_nce",
     "ranked_clip",
     "ranking_nce",
+    "regression",
     "relevance_weight",
     "renyi",
+    "self_distillation",
     "siglip",
     "smoothed_clip",
     "spectral",
@@ -151,5 +185,10 @@ __all__ = [
     "triplet",
     "triplet_count",
     "uniformity",
+    "update_centre",
+    "vicreg",
+    "vicreg_terms",
     "vmf_weight",
+    "whiten",
+    "wmse",
 ]

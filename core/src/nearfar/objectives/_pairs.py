@@ -54,10 +54,18 @@ class Pairs:
 
 
 def pairs(
-    z: Tensor | Sequence[Tensor], labels: Tensor, gathered: tuple[Any, Tensor] | None, offset: int, *, unit: bool = True
+    z: Tensor | Sequence[Tensor],
+    labels: Tensor,
+    gathered: tuple[Any, Tensor] | None,
+    offset: int,
+    *,
+    unit: bool = True,
+    keys: tuple[Tensor, Tensor] | None = None,
 ) -> Pairs:
-    """The pairs of views [V B] with candidates [V N] of this batch, or of all processes."""
+    """The pairs of views [V B] with candidates [V N] of this batch, or of all processes; or with keys ([K, D], [K])."""
     flat, num_views = stack("z", as_views(z), least=1)
+    if keys is not None:
+        return _with_keys(flat, labels, num_views, keys, gathered, offset, unit)
     other, other_labels = flat, labels
     if gathered is not None:
         other, other_labels = gather_views(as_views(gathered[0]), num_views), gathered[1]
@@ -68,12 +76,31 @@ def pairs(
     expect(len(sizes) > 1 and bool((sizes > 1).any()), "labels",
            "two classes, and two embeddings of one, in the whole batch", f"sizes {sizes.tolist()}")  # fmt: skip
     own = Place(num_views, num, num_all, offset, flat.device).own()
+    return Pairs(*_vectors(flat, other, unit), labels.repeat(num_views), other_labels.repeat(num_views), own)
+
+
+def _with_keys(
+    flat: Tensor, labels: Tensor, num_views: int, keys: tuple[Tensor, Tensor], gathered: object, offset: int, unit: bool
+) -> Pairs:
+    """Pairs of anchors with vectors that are none of them."""
+    other, ids = keys
+    expect(gathered is None and offset == 0, "gathered, offset", "none beside keys", "one")
+    num = len(flat) // num_views
+    expect(tuple(labels.shape) == (num,), "labels", f"labels of shape [{num}]", tuple(labels.shape))
+    fits = other.ndim == 2 and other.shape[1] == flat.shape[1] and tuple(ids.shape) == other.shape[:1]
+    expect(fits, "keys", f"([K, {flat.shape[1]}], [K])", (tuple(other.shape), tuple(ids.shape)))
+    expect(
+        bool(torch.isin(labels, ids).any()) and len(torch.unique(ids)) > 1,
+        "keys", "two classes, and one that an anchor has", f"classes {torch.unique(ids).tolist()}",
+    )  # fmt: skip
+    nowhere = torch.full((len(flat),), -1, device=flat.device)
+    return Pairs(*_vectors(flat, other, unit), labels.repeat(num_views), ids, nowhere)
+
+
+def _vectors(flat: Tensor, other: Tensor, unit: bool) -> tuple[Tensor, Tensor]:
     kind = accumulation(flat, other)
     a, c = flat.to(kind), other.to(kind)
-    if unit:
-        a, c = normalize(a), normalize(c)
-    return Pairs(a, c, labels.repeat(num_views), other_labels.repeat(num_views), own)
-
+    return (normalize(a), normalize(c)) if unit else (a, c)
 
 
 def mean_anchors(loss_B: Tensor, counted_B: Tensor, reduction: str, with_stats: bool) -> Any:

@@ -17,9 +17,7 @@ from torch.autograd import Function
 from nearfar.checks import expect, expect_positive
 
 
-def stack(
-    name: str, views: Tensor | Sequence[Tensor], *, least: int = 2, least_samples: int = 1
-) -> tuple[Tensor, int]:
+def stack(name: str, views: Tensor | Sequence[Tensor], *, least: int = 2, least_samples: int = 1) -> tuple[Tensor, int]:
     """Views as one matrix [V * B, D], view after view, and their number.
 
     `views` is [V, B, D], or V tensors [B, D].
@@ -88,6 +86,32 @@ def gather_views(gathered: Tensor | Sequence[Tensor], num_views: int) -> Tensor:
 def as_views(z: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
     """Views, of which [B, D] alone is one."""
     return (z,) if isinstance(z, Tensor) and z.ndim == 2 else z
+
+
+def met_targets(target: Tensor, num_views: int, all_pairs: bool) -> tuple[Tensor, int]:
+    """Sum of the targets that each of `num_views` views meets [V, B, D], of targets [W, B, D], and the number of pairs.
+
+    The target of number w belongs to the view of that number, which does not meet it, unless `all_pairs`.
+    """
+    num, total = len(target), target.sum(0)
+    if all_pairs:
+        return total.expand(num_views, *total.shape), num_views * num
+    others = total - target
+    if num_views > num:
+        others = torch.cat([others, total.expand(num_views - num, *total.shape)])
+    return others, num_views * num - num
+
+
+def check_targets(name: str, views: Tensor, target: Tensor, all_pairs: bool) -> None:
+    """That targets [W, B, D] fit views [V, B, D], and that at least one pair meets."""
+    for label, x in ((name, views), ("target", target)):
+        expect(x.ndim == 3 and x.numel() > 0, label, "shape [V, B, D], none of them 0", tuple(x.shape))
+        expect(x.is_floating_point(), label, "floating point", x.dtype, TypeError)
+    expect(target.shape[1:] == views.shape[1:], "target", f"shape [W, {views.shape[1]}, {views.shape[2]}]",
+           tuple(target.shape))  # fmt: skip
+    num, most = len(target), len(views)
+    expect(all_pairs or num <= most, "target", f"at most {most} views, those of the same numbers (or all_pairs)", num)
+    expect(all_pairs or most > 1, name, "2 or more views (or all_pairs)", most)
 
 
 def reduced(loss_B: Tensor, reduction: str) -> Tensor:

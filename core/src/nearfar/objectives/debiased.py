@@ -6,7 +6,7 @@ Legend: B batch, N gathered batch, D embedding, M positives that estimate the sh
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,22 @@ from nearfar._compile import eager
 from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Place, Temperature, gather_views, reduced, stack
+
+
+class DebiasedStats(NamedTuple):
+    """What a debiased contrast saw.
+
+    Args:
+        num_anchors, num_empty, accuracy: as in `nearfar.contrast.Stats`; the last is None.
+        at_floor: share of anchors whose corrected sum is at its floor.
+    """
+
+    num_anchors: int
+    num_empty: int
+    accuracy: None
+    at_floor: Tensor
 
 
 @eager
@@ -52,10 +66,10 @@ def debiased(
         offset: where this process's samples begin among the N gathered.
         reduction: "mean", "sum" or "none" ([2 B], view after view).
         tile: see `contrast`.
-        with_stats: also return Stats.
+        with_stats: also return DebiasedStats.
 
     Returns:
-        The loss, or (loss, Stats).
+        The loss, or (loss, DebiasedStats).
 
     Raises:
         ValueError: class_prior outside [0, 1), fewer than two samples, other than two views.
@@ -63,7 +77,7 @@ def debiased(
     Notes:
         In log space, so that no temperature overflows. Costs what `nt_xent` in rows costs, with hardness twice.
         Where the floor n exp(-1/t) holds, negatives get no gradient; with a large prior that is so for most anchors,
-        and only attraction is learnt. `debiased_floor` tells the share. Paper and code agree up to n in place of N; the
+        and only attraction is learnt. The stats tell the share. Paper and code agree up to n in place of N; the
         floor is optional in the code and always kept here, since without it the logarithm of a negative number appears.
 
     Relations:
@@ -80,24 +94,19 @@ def debiased(
     Sra, Jegelka, "Contrastive Learning with Hard Negative Samples", ICLR 2021.
     """
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
-    log_ratio_B, _ = _log_ratio(
+    log_ratio_B, at_floor_B = _log_ratio(
         views, class_prior, hardness, more_positives, temperature, gathered, offset, tile
-    )  # fmt: skip
-    loss_B = softplus(log_ratio_B)
-    loss = reduced(loss_B, reduction)
-    return (loss, Stats(len(loss_B), 0, None)) if with_stats else loss
+    )
+    loss = reduced(softplus(log_ratio_B), reduction)
+    if not with_stats:
+        return loss
+    return loss, DebiasedStats(len(log_ratio_B), 0, None, at_floor_B.detach().float().mean())
 
 
-def debiased_floor(*views: Any, class_prior: float = 0.1, hardness: float = 0.0, **options: Any) -> Tensor:
+@torch.no_grad()
+def debiased_floor(*views: Any, **options: Any) -> Tensor:
     """Share of anchors whose corrected sum is at its floor, where negatives teach nothing; arguments as `debiased`."""
-    more = options.pop("more_positives", None)
-    with torch.no_grad():
-        _, at_floor_B = _log_ratio(
-            views, class_prior, hardness, more, options.pop("temperature", 0.5), options.pop("gathered", None),
-            options.pop("offset", 0), options.pop("tile", None),
-        )  # fmt: skip
-    expect(not options, "options", "those of debiased", sorted(options))
-    return at_floor_B.float().mean()
+    return debiased(*views, **options, with_stats=True)[1].at_floor
 
 
 def _log_ratio(

@@ -138,6 +138,33 @@ def _part(
     return loss_B - prior_C[y] + own_B.to(prior_C.dtype).log()
 
 
+def log_likelihood(
+    query: Tensor, key: Tensor, key_labels: Tensor, num_classes: int, *, temperature: float | Tensor = 0.1
+) -> Tensor:
+    """log S_c [B, C] of `gml`: how likely a query is in each class, whatever the class's size; to classify by.
+
+    Args:
+        query: q [B, D].
+        key: k [K, D].
+        key_labels: int64 [K], below C.
+        num_classes: C.
+        temperature: t; a number, or a tensor [] or [C].
+
+    Returns:
+        [B, C], -inf for a class without keys.
+    """
+    with no_autocast(query.device):
+        kind = accumulation(query, key)
+        t_C = _temperatures(temperature, num_classes, key.device).to(kind)
+        s_BK = normalize(query.to(kind)) @ (normalize(key.to(kind)) / t_C[key_labels, None]).t()
+        label_BK = key_labels.expand_as(s_BK)
+        low = s_BK.new_full((len(query), num_classes), -math.inf)
+        top_BC = low.scatter_reduce(1, label_BK, s_BK, "amax")
+        near_BC = torch.zeros_like(low).scatter_add(1, label_BK, (s_BK - top_BC.gather(1, label_BK)).exp())
+        num_C = torch.bincount(key_labels, minlength=num_classes).clamp_min(1)
+        return top_BC + (near_BC / num_C).log()
+
+
 class GML(nn.Module):
     """`gml` as a Module; see there.
 

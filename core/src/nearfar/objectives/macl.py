@@ -6,7 +6,7 @@ Legend: B batch, N gathered batch, D embedding, K queue.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,30 @@ from nearfar._compile import eager
 from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
-from nearfar.contrast import Stats, contrast
+from nearfar.contrast import contrast
 from nearfar.objectives._shared import Place, gather_views, reduced, stack
 
 LEAST_TEMPERATURE = 1e-3
+
+
+class MACLStats(NamedTuple):
+    """What MACL saw; without gradient.
+
+    Args:
+        num_anchors, num_empty, accuracy: as in `nearfar.contrast.Stats`; the last is None.
+        alignment: A.
+        temperature: t.
+        positive: mean P_i.
+        clamped: share of anchors whose weight is at its bound.
+    """
+
+    num_anchors: int
+    num_empty: int
+    accuracy: None
+    alignment: float
+    temperature: float
+    positive: Tensor
+    clamped: Tensor
 
 
 @eager
@@ -60,10 +80,10 @@ def macl(
         offset: where this process's samples begin among the N gathered.
         reduction: "mean", "sum" or "none" ([2 B], view after view; [B] with a queue).
         tile: see `contrast`.
-        with_stats: also return Stats.
+        with_stats: also return MACLStats.
 
     Returns:
-        The loss, or (loss, Stats). Its value tells little, since weight and temperature move: watch `macl_state`.
+        The loss, or (loss, MACLStats). Its value tells little, since weight and temperature move: watch the stats.
 
     Raises:
         ValueError: alpha below zero, max_weight below one, fewer than two samples without a queue, queue beside
@@ -90,11 +110,13 @@ def macl(
     """
     expect_choice("reduction", reduction, ("mean", "sum", "none"))
     expect(max_weight >= 1, "max_weight", "1 or more", max_weight)
-    d_B, _ = _decoupled(views, temperature, alpha, alignment_origin, alignment, queue, gathered, offset, tile)
-    weight_B = (1 + torch.exp(-d_B.detach())).clamp_max(max_weight)
-    loss_B = weight_B * softplus(d_B)
-    loss = reduced(loss_B, reduction)
-    return (loss, Stats(len(loss_B), 0, None)) if with_stats else loss
+    d_B, mean, t = _decoupled(views, temperature, alpha, alignment_origin, alignment, queue, gathered, offset, tile)
+    weight_B = 1 + torch.exp(-d_B.detach())
+    loss = reduced(weight_B.clamp_max(max_weight) * softplus(d_B), reduction)
+    if not with_stats:
+        return loss
+    positive, clamped = (x.float().mean() for x in (torch.sigmoid(-d_B.detach()), weight_B > max_weight))
+    return loss, MACLStats(len(d_B), 0, None, mean, t, positive, clamped)
 
 
 def macl_temperature(
@@ -108,29 +130,23 @@ def macl_temperature(
     return max(LEAST_TEMPERATURE, temperature * (1 + alpha * (mean - alignment_origin)))
 
 
-def macl_state(*views: Any, max_weight: float = 1e4, **options: Any) -> dict[str, float]:
+@torch.no_grad()
+def macl_state(*views: Any, **options: Any) -> dict[str, float]:
     """What to watch beside the loss: "alignment" A, "temperature" t, "positive" mean P_i, "clamped" share of weights.
 
     Args:
         *views: as `macl`.
-        max_weight: as `macl`.
-        **options: further options of `macl` that decide logits.
+        **options: as `macl`.
     """
-    names = ("temperature", "alpha", "alignment_origin", "alignment", "queue", "gathered", "offset", "tile")
-    expect(set(options) <= set(names), "options", f"some of {', '.join(names)}", sorted(options))
-    values = {"temperature": 0.1, "alpha": 0.5, "alignment_origin": 0.0, "offset": 0} | options
-    with torch.no_grad():
-        d_B, known = _decoupled(views, *(values.get(name) for name in names))
-        positive = float(torch.sigmoid(-d_B).mean())
-        clamped = float((1 + torch.exp(-d_B) > max_weight).float().mean())
-    return known | {"positive": positive, "clamped": clamped}
+    stats = macl(*views, **options, with_stats=True)[1]
+    return {name: float(getattr(stats, name)) for name in ("alignment", "temperature", "positive", "clamped")}
 
 
 def _decoupled(
     views: Any, temperature: Any, alpha: Any, origin: Any, alignment: Any, queue: Tensor | None, gathered: Any,
     offset: Any, tile: int | None,
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """d_i of every anchor at the adapted temperature, and what it was adapted to."""
+) -> tuple[Tensor, float, float]:  # fmt: skip
+    """d_i of every anchor at the adapted temperature, the alignment that it was adapted to, and that temperature."""
     z, num_views = stack("views", views[0] if len(views) == 1 else views)
     expect(num_views == 2, "views", "2", num_views)
     expect(gathered is None or queue is None, "queue", "none beside gathered", "a tensor")
@@ -151,7 +167,7 @@ def _decoupled(
             d_B = contrast(z, targets=place.partner(), directions="self", **options)
         else:
             d_B = contrast(z, every, targets=place.partner(), own=place.own(), **options)
-    return d_B, {"alignment": mean, "temperature": t}
+    return d_B, mean, t
 
 
 class MACL(nn.Module):

@@ -25,6 +25,7 @@ BOUNDS = ("info_nce", "donsker_varadhan", "nwj", "interpolated", "jensen_shannon
 def mutual_information(
     a: Tensor,
     b: Tensor,
+    queue: Tensor | None = None,
     *,
     bound: str = "jensen_shannon",
     temperature: float | Tensor = 1.0,
@@ -52,6 +53,7 @@ def mutual_information(
 
     Args:
         a, b: [B, D] each; row i of one belongs to row i of the other.
+        queue: [K, D], further rows that belong to none; N and Q are then over them too.
         bound: one of the seven.
         temperature: t; a number, or a tensor [] that gets a gradient.
         normalize: scale embeddings to unit length first; scores are then at most 1 / t.
@@ -95,10 +97,11 @@ def mutual_information(
         gathered is None or bound != "donsker_varadhan", "gathered", "none with bound='donsker_varadhan'", "a tensor"
     )
     c = b if gathered is None else gathered
-    num = len(c) - 1
+    kept = 0 if queue is None else len(queue)
+    num = len(c) - 1 + kept
     expect(num > 0, "a", "2 or more rows", len(a))
     with no_autocast(a.device):
-        x, y = vectors(a, c, normalize)
+        x, y = vectors(a, c if queue is None else torch.cat([c, queue.to(c.dtype)]), normalize)
         x = x / _temperature(temperature)
         pair_B = (x * y[rows]).sum(1)
 

@@ -151,7 +151,8 @@ def supremix(
         beta: whole-numbered parameters of the Beta distribution of an anchor's share in its negatives.
         normalize_mixtures: scale mixtures to unit length; the authors' code leaves them shorter.
         add_one: divide by |P_i| + 1, as the authors' code.
-        generator: of the draws.
+        generator: of the draws, which are made for the anchors of all processes: with equal generators several
+            processes draw what one does.
         gathered: (views, labels) of all processes; pass the result of a differentiable gather.
         offset: where this process's samples begin among the N gathered.
         reduction: "mean", "sum" or "none" ([V B], view after view).
@@ -206,7 +207,8 @@ def supremix(
         for side in ("negative", "positive"):
             if mix not in ("both", side):
                 continue
-            made = label_mixtures(y, own, y_all, kind=side, **drawn)
+            everyone = label_mixtures(y_all, torch.arange(len(y_all), device=own.device), y_all, kind=side, **drawn)
+            made = Mixtures(*(part[own] for part in everyone))
             logits, exists = _products(a, c.detach(), made, normalize_mixtures) / temperature, made.first >= 0
             distance = (1 - made.share) * (y[:, None] - y_all[made.second.clamp_min(0)])
             weighted = logits + weigh(distance) if side == "negative" else logits

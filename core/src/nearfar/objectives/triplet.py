@@ -35,6 +35,7 @@ def triplet(
     average: str = "active",
     gathered: tuple[Any, Tensor] | None = None,
     offset: int = 0,
+    keys: tuple[Tensor, Tensor] | None = None,
     tile: int | None = None,
     with_stats: bool = False,
 ) -> Any:
@@ -53,6 +54,7 @@ def triplet(
         average: over "active" triplets, whose hinge is above 0, or over "all" that were chosen.
         gathered: (z, labels) of all processes; pass the result of a differentiable gather.
         offset: where this process's samples begin among the N gathered.
+        keys: (vectors [K, D], labels [K]) that anchors meet instead of one another: a teacher's, a queue's.
         tile: anchors of a strip; None chooses, 0 takes all at once.
         with_stats: also return Stats, whose anchors are the triplets of the mean: what weighs parts of a batch.
 
@@ -82,13 +84,13 @@ def triplet(
     """
     _check(margin, mining, distance, average)
     with no_autocast((z if isinstance(z, Tensor) else z[0]).device):
-        pair = pairs(z, labels, gathered, offset, unit=normalize)
+        pair = pairs(z, labels, gathered, offset, unit=normalize, keys=keys)
 
         def strip(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             d = pair.distance(rows, distance)
             positive, negative = pair.masks(rows)
             if mining == "all":
-                return _all(d, positive, negative, float(margin or 0.0))
+                return all_hinges(d, positive, negative, float(margin or 0.0))
             return _mined(d, positive, negative, margin, mining == "hard")
 
         num = len(pair.anchor)
@@ -108,7 +110,7 @@ def _check(margin: float | None, mining: str, distance: str, average: str) -> No
     expect(margin is None or (margin >= 0 and math.isfinite(margin)), "margin", "a finite number of 0 or more", margin)
 
 
-def _all(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+def all_hinges(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the hinges of all triplets of each anchor, how many are above 0, and how many there are."""
     with torch.no_grad():
         count = positive.sum(1)

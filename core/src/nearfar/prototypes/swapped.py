@@ -41,7 +41,9 @@ def swapped_prediction(
         queue: for each assigned view scores [L, K] of former embeddings against the present prototypes; they share in
             the balance and get no loss. Empty: none.
         temperature: divides the scores of the predicting side only.
-        eps, num_iterations, distributed: see `sinkhorn`; the mean stays one over this process's samples.
+        eps, distributed: see `sinkhorn`; the mean stays one over this process's samples.
+        num_iterations: of `sinkhorn`; 0 leaves the balance out, so that codes are softmax(scores / eps) and nothing
+            keeps all samples from the same prototype.
 
     Returns:
         The loss, float32 (float64 for float64 scores). Gradients flow through predictions only, never through codes.
@@ -67,12 +69,14 @@ def swapped_prediction(
     for rows in queue:
         expect(rows.ndim == 2 and rows.shape[1] == width, "queue", f"shape [L, {width}]", tuple(rows.shape))
     expect_positive("temperature", temperature)
+    expect(num_iterations >= 0, "num_iterations", "0 or more", num_iterations)
     with no_autocast(scores.device), torch.no_grad():
         plans = []
         for view in range(num_assigned):
             parts = (queue[view].detach(), scores[view].detach()) if queue else (scores[view].detach(),)
-            plan = solve(parts, eps, num_iterations, None, None, "auto", distributed)
-            plans.append(Plan(plan.price_K, plan.eps, plan.top))  # without the matrix, which would wait for the others
+            plan = solve(parts, eps, max(num_iterations, 1), None, None, "auto", distributed)
+            price_K = plan.price_K if num_iterations else torch.zeros_like(plan.price_K)
+            plans.append(Plan(price_K, plan.eps, plan.top))  # without the matrix, which would wait for the others
     return _Swapped.apply(scores, plans, temperature)
 
 

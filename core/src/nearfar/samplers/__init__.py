@@ -5,6 +5,7 @@
     Balanced, Weighted     samples drawn more or less often by class size or by a weight of their own
     SingleGroup            every batch from one group: a data set, a style, a bucket of lengths
     MixedGroups            every batch from all groups in fixed proportions
+    Zipped                 every batch a stated number of each source, each at its own pace
     NoDuplicates           no two samples of a batch share a text, an image or another key
     Shards                 every sample once, from few shards at a time
 
@@ -19,8 +20,9 @@ from nearfar.samplers.make import make_sampler
 from nearfar.samplers.order import Sequential, Shuffle
 from nearfar.samplers.shards import Shards
 from nearfar.samplers.unique import NoDuplicates, hash_keys
+from nearfar.samplers.zipped import Zipped
 
 __all__ = [
     "Balanced", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential", "Shards",
-    "Shuffle", "SingleGroup", "Weighted", "groups_of", "hash_keys", "make_sampler",
+    "Shuffle", "SingleGroup", "Weighted", "Zipped", "groups_of", "hash_keys", "make_sampler",
 ]  # fmt: skip

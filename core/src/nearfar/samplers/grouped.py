@@ -104,7 +104,7 @@ class MixedGroups(Planned):
         shares: one number above 0 a group, ascending by id, scaled to sum to one; None: by size and power.
         power: without shares, a group's is in proportion to its size to this power: 1 as in the data, 0 equal.
         length: batches of an epoch: as many as all samples would fill ("total"), until the first group would repeat
-            itself ("shortest") or until no group has anything new ("longest").
+            itself ("shortest"), until no group has anything new ("longest"), or until the group of this id is through.
         seed: 0 or more.
 
     Raises:
@@ -127,11 +127,10 @@ class MixedGroups(Planned):
         *,
         shares: Sequence[float] | None = None,
         power: float = 1.0,
-        length: Length = "total",
+        length: Length | int = "total",
         seed: int = 0,
     ) -> None:
         check_batch(batch_size, seed)
-        expect_choice("length", length, get_args(Length))
         self.batch_size, self.length, self.seed = batch_size, length, seed
         self._groups = Groups("groups", groups)
         self.data = fingerprint(self._groups.index)
@@ -142,9 +141,7 @@ class MixedGroups(Planned):
                f"which the groups get {self.nums}")  # fmt: skip
         expect(bool((nums <= counts).all()), "batch_size", f"at most as many places a group as its samples, "
                f"{counts.tolist()}", self.nums)  # fmt: skip
-        alone = counts // nums
-        total = max(int(counts.sum()) // batch_size, 1)
-        self._num = {"total": total, "shortest": int(alone.min()), "longest": int(alone.max())}[length]
+        self._num = num_batches(length, self._groups, nums)
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
@@ -160,6 +157,18 @@ class MixedGroups(Planned):
             takes[number] = self._num
             batches[:, group == number] = self._groups.draw(rng, takes, num)
         return batches
+
+
+def num_batches(length: Length | int, groups: Groups, nums: np.ndarray) -> int:
+    """Batches of an epoch in which every batch takes `nums` samples of the groups."""
+    alone = groups.counts // nums
+    if isinstance(length, (int, np.integer)) and not isinstance(length, bool):
+        at = np.flatnonzero(groups.values == length)
+        expect(len(at) == 1, "length", f"the id of a group, one of {groups.values.tolist()[:20]}", length)
+        return int(alone[at[0]])
+    expect_choice("length", length, get_args(Length))
+    total = max(int(groups.counts.sum()) // int(nums.sum()), 1)
+    return {"total": total, "shortest": int(alone.min()), "longest": int(alone.max())}[length]
 
 
 def _weights(counts: np.ndarray, shares: Sequence[float] | None, power: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.source import class_counts, whole
 from nearfar.train.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     parts["method.class"] = type(trainer.method).__name__
     parts["method.parameters"] = sum(p.numel() for p in trainer.method.parameters())
     parts["data.samples"] = len(trainer.data.train)
+    parts["data.indices"] = len(whole(trainer.data.train))
     parts["data.num_classes"] = trainer.data.train.num_classes
     parts["data.class_names"] = list(trainer.data.train.class_names)
+    parts["data.class_counts"] = list(class_counts(trainer.data.train))
     parts["data.fingerprint"] = trainer.data.train.fingerprint()
     kept = {name: value for name, value in parts.items() if not name.startswith(FREE)}
     return json.loads(json.dumps(kept))

@@ -16,7 +16,7 @@ from nearfar.batch import Batch, to
 from nearfar.batch import size as batch_size
 from nearfar.checks import expect
 from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
-from nearfar.data import Data, Loader, Source, Wrapped, labelled, labels_of, without_test
+from nearfar.data import Data, Loader, Source, Wrapped, labelled, labels_of, targets_of, without_test
 from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry, knn
 from nearfar.method import Method, Progress
 from nearfar.recipe import Recipe, save
@@ -364,7 +364,8 @@ class Trainer:
         train_y, test_y = labels_of(train, train_index), labels_of(test, test_index)
         config = self.evaluate_config
         if full or self.config.monitor != "knn" or train_y is None or test_y is None:
-            scores = evaluate_embedding(train_x, train_y, test_x, test_y, config)
+            targets = targets_of(train, train_index, test, test_index)
+            scores = evaluate_embedding(train_x, train_y, test_x, test_y, config, targets=targets)
         else:
             scores = {
                 "knn": knn(train_x, train_y, test_x, test_y, k=config.num_neighbours, confidence=config.confidence)

@@ -5,6 +5,7 @@ Shapes: B samples, C channels, H and W of the source, S side of a view.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -28,8 +29,12 @@ class ImageViews:
 
     Args:
         config: what is drawn, and how often.
-        size: side of the square views in pixels.
+        size: side in pixels of the square that `plain` gives, and of views for which the config names no other.
         channels: 1 or 3, of the views. A grey source is repeated; of a coloured one the luma is taken (ITU-R 601).
+
+    Attributes:
+        view_size: side of the global views.
+        local: the maker of the local views, of a size and crop of their own; None without them.
 
     Raises:
         ValueError: the config's mean does not fit `channels`, or the blur does not fit `size`.
@@ -46,9 +51,16 @@ class ImageViews:
         expect(channels in (1, 3), "channels", "1 or 3", channels)
         expect(len(config.mean) in (0, channels), "views.mean", f"none or {channels} values", config.mean)
         self.config, self.size, self.channels = config, size, channels
-        self.kernel = config.blur_kernel or kernel_size(size)
+        self.view_size = config.global_size or size
+        self.kernel = config.blur_kernel or kernel_size(self.view_size)
         half = reach(self.kernel, config.blur_sigma[1])
-        expect(config.blur == 0 or half < size, "views.blur_kernel", f"a reach below {size} pixels", half)
+        fits = config.blur == 0 or half < self.view_size
+        expect(fits, "views.blur_kernel", f"a reach below {self.view_size} pixels", half)
+        self.local: ImageViews | None = None
+        if config.local_views:
+            side = config.local_size or (self.view_size + 1) // 2
+            small = dataclasses.replace(config, crop_scale=config.local_scale, global_size=0, local_views=0)
+            self.local = ImageViews(small, side, channels)
 
     @torch.no_grad()
     def __call__(self, image: Tensor | Ragged, index: Tensor, rng: Rng) -> list[View]:
@@ -60,7 +72,8 @@ class ImageViews:
             rng: view v is drawn with `rng.at(view=v)`.
 
         Returns:
-            `num_views` views of float32 [B, channels, S, S], channels-last in memory where there are three.
+            `num_views` views of float32 [B, channels, S, S] and role "global", then `local_views` smaller ones of role
+            "local"; channels-last in memory where there are three.
 
         Raises:
             TypeError: the image is not uint8, or the index not whole.
@@ -69,8 +82,13 @@ class ImageViews:
         source = _sizes(image)
         expect(index.shape == (len(source),), "index", f"shape [{len(source)}]", tuple(index.shape))
         index = index.to(source.device)
+        first = self.config.num_views
         with torch.autocast(source.device.type, enabled=False):
-            return [self._view(image, source, index, rng.at(view=v)) for v in range(self.config.num_views)]
+            found = [self._view(image, source, index, rng.at(view=v), "global") for v in range(first)]
+            if self.local is not None:
+                numbers = range(first, first + self.config.local_views)
+                found += [self.local._view(image, source, index, rng.at(view=v), "local") for v in numbers]
+        return found
 
     @torch.no_grad()
     def plain(self, image: Tensor | Ragged) -> Float[Tensor, "B C S S"]:
@@ -85,16 +103,16 @@ class ImageViews:
                 centre = torch.cat([_centre(image[i][None], short, self.size) for i in range(len(image))])
             else:
                 centre = _centre(image, short, self.size)
-            out = self._empty(len(source), source.device)
+            out = self._empty(len(source), self.size, source.device)
             for rows in self._chunks(centre):
                 out[rows] = self._normalised(self._convert(centre[rows].float() / 255))
         return out
 
-    def _view(self, image: Tensor | Ragged, source: Tensor, index: Tensor, rng: Rng) -> View:
-        geometry = spatial.draw(self.config, source, self.size, index, rng)
+    def _view(self, image: Tensor | Ragged, source: Tensor, index: Tensor, rng: Rng, role: str) -> View:
+        geometry = spatial.draw(self.config, source, self.view_size, index, rng)
         colour = colours.draw(self.config, index, rng)
         affine = spatial.is_affine(self.config)
-        out = self._empty(len(index), index.device)
+        out = self._empty(len(index), self.view_size, index.device)
         for rows in self._chunks(image):
             pixels = spatial.resample(image, geometry, rows, affine)
             paint = self._exact if self.config.exact_colour else self._fast
@@ -103,7 +121,7 @@ class ImageViews:
                 noise = rng.normal(index[rows], "views.noise", view[0].numel()).view_as(view)
                 view += noise * (self.config.noise / self._std(view))
             out[rows] = view
-        return View(out, geometry)
+        return View(out, geometry, role)
 
     def _fast(self, pixels: Tensor, colour: colours.Colour) -> Tensor:
         mean = pixels.mean(dim=(2, 3)) / 255
@@ -152,15 +170,16 @@ class ImageViews:
     def _std(self, like: Tensor) -> Tensor:
         return like.new_tensor(self.config.std or (1.0,) * self.channels)[:, None, None]
 
-    def _empty(self, num: int, device: torch.device) -> Tensor:
+    def _empty(self, num: int, side: int, device: torch.device) -> Tensor:
         layout = torch.channels_last if self.channels == 3 else torch.contiguous_format
-        return torch.empty((num, self.channels, self.size, self.size), device=device, memory_format=layout)
+        return torch.empty((num, self.channels, side, side), device=device, memory_format=layout)
 
     def _chunks(self, image: Tensor | Ragged) -> Iterator[slice]:
         """Rows that are worked on at a time."""
         values = image if isinstance(image, Tensor) else image.values
         source = values[0].numel() if isinstance(image, Tensor) else 0
-        step = (_CHUNK if values.device.type == "cpu" else _CHUNK_DEVICE) // max(3 * self.size**2, source)
+        most = max(3 * max(self.size, self.view_size) ** 2, source)
+        step = (_CHUNK if values.device.type == "cpu" else _CHUNK_DEVICE) // most
         for start in range(0, len(image), max(step, 1)):
             yield slice(start, min(start + max(step, 1), len(image)))
 

@@ -26,4 +26,5 @@ PLUGIN = Plugin(
         "neighbours": "nearest images of a query",
         "export": "write the encoder as safetensors or ONNX",
     },
+    zoo={"digits": "nearfar_images.zoo:DIGITS", "digits_supervised": "nearfar_images.zoo:DIGITS_SUPERVISED"},
 )

@@ -6,7 +6,7 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,18 @@ def _arrays(config: DataConfig, *, name: str, torchvision: str, splits: tuple[An
     for split, part in zip(("train", "test"), splits, strict=True):
         known = _open(config, torchvision, part)
         labels = getattr(known, "targets", getattr(known, "labels", None))
-        sources.append(
-            ArraySource(known.data, labels, name=f"{name} {split}", class_names=known.classes, channels=config.channels)
-        )
+        columns = {"superclass": superclasses(labels, known.classes)} if name == "cifar100" else None
+        sources.append(ArraySource(
+            known.data, labels, name=f"{name} {split}", class_names=known.classes, channels=config.channels,
+            columns=columns,
+        ))  # fmt: skip
     return Data(sources[0], sources[1])
+
+
+def superclasses(labels: Any, class_names: Sequence[str]) -> np.ndarray:
+    """The superclass of every label of CIFAR-100, by name."""
+    of = {member: name for name, members in SUPERCLASSES.items() for member in members.split()}
+    return np.array([of[name] for name in class_names])[np.asarray(labels)]
 
 
 def _files(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any, Any]) -> Data:
@@ -112,6 +120,29 @@ def _advice(torchvision: str, config: DataConfig) -> str:
     return f"""python -c "from torchvision.datasets import {torchvision} as d; d({root!r}, download=True)" """.rstrip()
 
 
+SUPERCLASSES = {
+    "aquatic mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food containers": "bottle bowl can cup plate",
+    "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+    "household electrical devices": "clock keyboard lamp telephone television",
+    "household furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large carnivores": "bear leopard lion tiger wolf",
+    "large man-made outdoor things": "bridge castle house road skyscraper",
+    "large natural outdoor scenes": "cloud forest mountain plain sea",
+    "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium-sized mammals": "fox porcupine possum raccoon skunk",
+    "non-insect invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+}
+"""of CIFAR-100"""
 DIGITS = tuple(map(str, range(10)))
 DATASETS: dict[str, Callable[[DataConfig], Data]] = {
     "fashion-mnist": partial(_idx, name="fashion-mnist", torchvision="FashionMNIST", class_names=FASHION),

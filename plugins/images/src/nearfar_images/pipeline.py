@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.config import DataConfig, DataInfo, EncoderConfig, EvaluateConfig, ImageViewConfig
-from nearfar.data import Data, Source, labels_of, view_size
+from nearfar.data import Data, Source, class_counts, labels_of, targets_of, view_size, whole
 from nearfar.evaluate import Score, evaluate_embedding
 from nearfar.method import Method, Views
 from nearfar.plugin import load_recipe
@@ -100,8 +100,10 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
     steps = config.epochs * _sampler(recipe, train).num_batches(0)
     info = DataInfo(
         num_samples=len(train),
+        num_indices=len(whole(train)),
         num_classes=train.num_classes,
         class_names=train.class_names,
+        class_counts=class_counts(train),
         steps=min(steps, config.max_steps or steps),
     )
     return data, build_method(resolve(recipe, train), info)
@@ -139,6 +141,10 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
         not recipe.method.needs_labels or data.train.num_classes > 1,
         f"recipe {recipe.name}: data", "labels: one subfolder a class", f"none in {data.train.name}",
     )  # fmt: skip
+    for field in recipe.method.needs_columns:
+        has = getattr(whole(data.train), "column", lambda _: None)(field) is not None
+        option = {"target": "data.target", "path": "data.levels"}.get(field, "data")
+        expect(has, f"recipe {recipe.name}: {option}", f"what gives samples a {field}", f"none in {data.train.name}")
     recipe = resolve(recipe, data.train)
     trainer = Trainer(
         method, data, recipe.trainer, optimiser=recipe.optimiser, evaluate=recipe.evaluate, recipe=recipe,
@@ -185,8 +191,10 @@ def load_run(run: str | Path, which: str = "", *, recipe: Recipe | None = None) 
     identity = manifest["identity"]
     info = DataInfo(
         num_samples=identity["data.samples"],
+        num_indices=identity["data.indices"],
         num_classes=identity.get("data.num_classes", 0),
         class_names=tuple(identity.get("data.class_names", ())),
+        class_counts=tuple(identity.get("data.class_counts", ())),
         steps=folder.status.get("steps", 0),
     )
     method = build_method(_without_weights(recipe), info)
@@ -255,7 +263,8 @@ def evaluate(
         features(method, part, output=output, workers=workers) for part in parts
     )
     train_y, test_y = labels_of(data.train, train_index), labels_of(data.test, test_index)
-    return evaluate_embedding(train_x, train_y, test_x, test_y, config)
+    targets = targets_of(data.train, train_index, data.test, test_index)
+    return evaluate_embedding(train_x, train_y, test_x, test_y, config, targets=targets)
 
 
 @contextlib.contextmanager

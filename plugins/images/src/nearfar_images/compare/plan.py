@@ -30,7 +30,8 @@ def cards(options: CompareOptions, *, labels: bool) -> list[System]:
     """
     known = {card.slug: card for card in catalog.systems(["images"]) if card.kind in ("train", "baseline")}
     if options.systems.strip() == "all":
-        chosen = [s for s in known if s != SUPERVISED and not _recipe(s, options.data.source).method.needs_labels]
+        methods = {slug: _recipe(slug, options.data.source).method for slug in known if slug != SUPERVISED}
+        chosen = [slug for slug, method in methods.items() if not (method.needs_labels or method.needs_columns)]
     else:
         chosen = [word.strip().replace("-", "_") for word in options.systems.split(",") if word.strip()]
     expect(len(chosen) > 0, "systems", "one or more", repr(options.systems))

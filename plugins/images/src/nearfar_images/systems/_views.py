@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from nearfar.config import ImageViewConfig
 
 
@@ -20,6 +22,15 @@ def imagenet(strength: float = 1.0, crop: float = 0.08) -> ImageViewConfig:
         blur_sigma=(0.1, 2.0),
         exact_colour=True,
     )
+
+
+def byol() -> ImageViewConfig:
+    """BYOL's views of photographs: half of SimCLR's jitter, less saturation, and inverted highlights.
+
+    The paper blurs one view always and the other rarely, and inverts in one alone; here both views are drawn alike, at
+    the mean of the two, as VICReg does.
+    """
+    return dataclasses.replace(imagenet(strength=0.5), saturation=0.2, solarize=0.1)
 
 
 def small() -> ImageViewConfig:

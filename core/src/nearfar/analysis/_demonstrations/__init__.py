@@ -1,0 +1,1 @@
+"""Small experiments of analyses, one module a system; `nearfar demonstrate` runs them."""
