@@ -180,8 +180,14 @@ EFFECTS = {
     "local_views": {"local_views": 2},
     "local_size": {"local_views": 2, "local_size": 12},
     "local_scale": {"local_views": 2, "local_scale": (0.5, 0.6)},
+    "centred_views": {"crop_scale": (0.2, 0.2), "centred_views": 1},
+    "centre_box": {"crop_scale": (0.2, 0.2), "centred_views": 1, "centre_box": (0.45, 0.55)},
+    "centre_beta": {"crop_scale": (0.2, 0.2), "centred_views": 1, "centre_beta": 5.0},
 }
 WITHOUT = {
+    "centred_views": {"crop_scale": (0.2, 0.2)},
+    "centre_box": {"crop_scale": (0.2, 0.2), "centred_views": 1},
+    "centre_beta": {"crop_scale": (0.2, 0.2), "centred_views": 1},
     "local_size": {"local_views": 2},
     "local_scale": {"local_views": 2},
     "crop_ratio": {"crop_scale": (0.5, 0.5)},

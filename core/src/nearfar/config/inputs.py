@@ -154,6 +154,12 @@ class ImageViewConfig:
     """share of the image's area that the crop of a local view takes"""
     crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
     """width over height of a crop"""
+    centred_views: int = 0
+    """so many of the views, the first ones, are crops about a centre that is drawn within a box of the image"""
+    centre_box: tuple[float, float] = (0.25, 0.75)
+    """of these: from where to where the box goes on either axis, as a share of the side"""
+    centre_beta: float = 0.1
+    """of these: parameter of the centre's symmetric Beta distribution; 1: uniform, below: rather at the box's borders"""
     rotate: float = 0.0
     """largest rotation in radians, either way"""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -207,6 +213,11 @@ class ImageViewConfig:
             expect(low > 0 and high <= 1, f"views.{name}", "shares in (0, 1]", (low, high))
         for name in ("global_size", "local_views", "local_size"):
             expect(getattr(self, name) >= 0, f"views.{name}", "0 or more", getattr(self, name))
+        expect(0 <= self.centred_views <= self.num_views, "views.centred_views", "0 to views.num_views",
+               self.centred_views)  # fmt: skip
+        ordered("views.centre_box", self.centre_box)
+        expect(self.centre_box[1] <= 1, "views.centre_box", "shares in [0, 1]", self.centre_box)
+        expect_positive("views.centre_beta", self.centre_beta)
         ordered("views.crop_ratio", self.crop_ratio)
         expect(self.crop_ratio[0] > 0, "views.crop_ratio", "ratios > 0", self.crop_ratio)
         ordered("views.zoom", self.zoom)

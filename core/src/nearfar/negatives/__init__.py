@@ -9,6 +9,6 @@ from nearfar.negatives.mix import mix_pairs, mix_with_query, mochi
 from nearfar.negatives.pairs import HardPairs, hard_pairs
 
 __all__ = [
-    "HardPairs", "Hardest", "between", "distance_weights", "draw", "hard_pairs", "hardest", "mix_pairs", "mix_with_query",
-    "mochi", "quantile_band", "semi_hard",
+    "HardPairs", "Hardest", "between", "distance_weights", "draw", "hard_pairs", "hardest", "mix_pairs",
+    "mix_with_query", "mochi", "quantile_band", "semi_hard",
 ]  # fmt: skip

@@ -59,7 +59,9 @@ class ImageViews:
         self.local: ImageViews | None = None
         if config.local_views:
             side = config.local_size or (self.view_size + 1) // 2
-            small = dataclasses.replace(config, crop_scale=config.local_scale, global_size=0, local_views=0)
+            small = dataclasses.replace(
+                config, crop_scale=config.local_scale, global_size=0, local_views=0, centred_views=0
+            )
             self.local = ImageViews(small, side, channels)
 
     @torch.no_grad()
@@ -84,7 +86,10 @@ class ImageViews:
         index = index.to(source.device)
         first = self.config.num_views
         with torch.autocast(source.device.type, enabled=False):
-            found = [self._view(image, source, index, rng.at(view=v), "global") for v in range(first)]
+            centred = self.config.centred_views
+            found = [
+                self._view(image, source, index, rng.at(view=v), "global", centred=v < centred) for v in range(first)
+            ]
             if self.local is not None:
                 numbers = range(first, first + self.config.local_views)
                 found += [self.local._view(image, source, index, rng.at(view=v), "local") for v in numbers]
@@ -108,8 +113,10 @@ class ImageViews:
                 out[rows] = self._normalised(self._convert(centre[rows].float() / 255))
         return out
 
-    def _view(self, image: Tensor | Ragged, source: Tensor, index: Tensor, rng: Rng, role: str) -> View:
-        geometry = spatial.draw(self.config, source, self.view_size, index, rng)
+    def _view(
+        self, image: Tensor | Ragged, source: Tensor, index: Tensor, rng: Rng, role: str, *, centred: bool = False
+    ) -> View:
+        geometry = spatial.draw(self.config, source, self.view_size, index, rng, centred=centred)
         colour = colours.draw(self.config, index, rng)
         affine = spatial.is_affine(self.config)
         out = self._empty(len(index), self.view_size, index.device)

@@ -92,8 +92,10 @@ def partners(index: Int[Tensor, " B"], rng: Rng) -> Int[Tensor, " B"]:
     return partner
 
 
-def symmetric_beta(index: Int[Tensor, " B"], rng: Rng, alpha: float) -> Float[Tensor, " B"]:
-    """Draws from Beta(alpha, alpha), each of its sample alone.
+def symmetric_beta(
+    index: Int[Tensor, " B"], rng: Rng, alpha: float, name: str = "mix.share"
+) -> Float[Tensor, " B"]:
+    """Draws from Beta(alpha, alpha), each of its sample alone; draws of another name are independent.
 
     (1 + c / sqrt(c^2 + w / (1 - w))) / 2 with w = u^(1 / alpha), c = cos(2 pi v): Student's t with 2 alpha degrees of
     freedom in polar form, mapped to the unit interval.
@@ -102,7 +104,7 @@ def symmetric_beta(index: Int[Tensor, " B"], rng: Rng, alpha: float) -> Float[Te
     Devroye, "Random Variate Generation in One Line of Code", 1996.
     """
     expect_positive("alpha", alpha)
-    u, v = rng.uniform(index, "mix.share", 2).double().unbind(1)
+    u, v = rng.uniform(index, name, 2).double().unbind(1)
     log_w = torch.log1p(-u) / alpha
     cos = torch.cos(2 * math.pi * v)
     odds = log_w.exp() / -torch.expm1(log_w)  # w / (1 - w); infinite for u = 0, where the draw is one half

@@ -15,6 +15,7 @@ from nearfar.batch import Ragged
 from nearfar.config import ImageViewConfig
 from nearfar.rng import Rng
 from nearfar.views.geometry import Geometry
+from nearfar.views.mix import symmetric_beta
 
 _TRIES = 10
 _DENSE = 2048  # view side times source side up to which one batched product beats an interpolation a sample on a CPU
@@ -25,11 +26,12 @@ def is_affine(config: ImageViewConfig) -> bool:
     return config.zoom != (1.0, 1.0) or max(config.rotate, config.aspect, config.shear, config.shift) > 0
 
 
-def crops(config: ImageViewConfig, source: Tensor, index: Tensor, rng: Rng) -> Tensor:
+def crops(config: ImageViewConfig, source: Tensor, index: Tensor, rng: Rng, *, centred: bool = False) -> Tensor:
     """Boxes [B, 4] in whole pixels, distributed as in Inception-style random resized crops.
 
     Ten times an area and a ratio are drawn, and the first box that fits is placed uniformly; where none fits, the crop
-    is the largest central one whose ratio is within `crop_ratio`.
+    is the largest central one whose ratio is within `crop_ratio`. A `centred` one is placed by its centre, drawn within
+    `centre_box`, and moved back where it would leave the image (after Peng et al., ContrastiveCrop, CVPR 2022).
     """
     u = rng.uniform(index, "views.crop", 2 * _TRIES + 2)
     width, height = source.to(torch.float32).unbind(dim=1)
@@ -51,11 +53,19 @@ def crops(config: ImageViewConfig, source: Tensor, index: Tensor, rng: Rng) -> T
     found = fits.any(dim=1, keepdim=True)
     side = torch.where(found, drawn, whole)
     room = source - side
+    if centred:
+        low, high = config.centre_box
+        axes = [symmetric_beta(index, rng, config.centre_beta, f"views.centre.{axis}") for axis in "xy"]
+        centre = (low + (high - low) * torch.stack(axes, dim=1)) * source
+        corner = torch.minimum((centre - side / 2).round().clamp_min(0), room)
+        return torch.cat([corner, corner + side], dim=1)
     corner = torch.where(found, (u[:, -2:] * (room + 1)).floor(), (room / 2).floor())
     return torch.cat([corner, corner + side], dim=1)
 
 
-def draw(config: ImageViewConfig, source: Tensor, size: int, index: Tensor, rng: Rng) -> Geometry:
+def draw(
+    config: ImageViewConfig, source: Tensor, size: int, index: Tensor, rng: Rng, *, centred: bool = False
+) -> Geometry:
     """The geometry of one random view of every sample.
 
     The content of the crop is scaled, sheared, rotated and shifted about the view's centre, then flipped.
@@ -64,8 +74,9 @@ def draw(config: ImageViewConfig, source: Tensor, size: int, index: Tensor, rng:
         source: [B, 2] width and height.
         size: side of the view.
         index: [B] stable numbers.
+        centred: place crops by their centres, see `crops`.
     """
-    box = crops(config, source, index, rng)
+    box = crops(config, source, index, rng, centred=centred)
     u = rng.uniform(index, "views.place", 8)
     flip, vertical = u[:, 0] < config.flip, u[:, 1] < config.vertical_flip
     zero, one = torch.zeros_like(u[:, 0]), torch.ones_like(u[:, 0])

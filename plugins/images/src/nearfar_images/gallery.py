@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def embed(
     opened = open_folder(root, channels=config.channels, shorter=shorter_side(config))
     parts = [opened] if isinstance(opened, ImageFiles) else [opened.train, opened.test]
     return _joined([_embed(method, part, output, workers) for part in parts])
+
+
+def embed_files(
+    method: Method,
+    root: str | Path,
+    files: Sequence[str],
+    config: DataConfig,
+    *,
+    output: str = "default",
+    workers: int = 0,
+) -> Gallery:
+    """Features of some files below a folder; those that cannot be read are left out and named."""  # fmt: skip
+    source = ImageFiles(root, list(files), channels=config.channels, shorter=shorter_side(config))
+    return _embed(method, source, output, workers)
 
 
 def _embed(method: Method, source: Source, output: str, workers: int) -> Gallery:
@@ -142,8 +157,7 @@ def embed_image(method: Method, path: str | Path, config: DataConfig, *, output:
     """
     place = Path(path)
     expect(place.is_file(), "query", "an image file", str(path), FileNotFoundError)
-    source = ImageFiles(place.parent, [place.name], channels=config.channels, shorter=shorter_side(config))
-    return features(method, source, output=output)[0].numpy()
+    return embed_files(method, place.parent, [place.name], config, output=output).features
 
 
 def search(

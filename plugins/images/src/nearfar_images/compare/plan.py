@@ -18,7 +18,9 @@ SUPERVISED = "cross_entropy"
 REFERENCES = ("untrained", "pixels")
 TUNING_SHARE = 3  # a tuning run has a third of the epochs
 # What makes a view another kind of view; the rest of a recipe's views is the same for all systems.
-OWN_VIEWS = ("num_views", "local_views", "local_size", "local_scale")
+OWN_VIEWS = (
+    "num_views", "local_views", "local_size", "local_scale", "centred_views", "centre_box", "centre_beta"
+)  # fmt: skip
 PLAIN = {"digits", "mnist", "kmnist"}  # writing: a mirrored sign is another sign
 
 

@@ -71,7 +71,8 @@ class CoreTuning(Frame):
     def views(self, batch: Batch, rng: Rng) -> Batch:
         """The batch with its view, shares of both mixtures, and what orders partners."""
         index, alpha = batch["index"], self.config.alpha
-        shares = torch.stack([symmetric_beta(index, rng.at(view=v), alpha) for v in (1, 2)], 1)
+        names = ("core_tuning.positive", "core_tuning.negative")
+        shares = torch.stack([symmetric_beta(index, rng, alpha, name) for name in names], 1)
         order = rng.uniform(index, "core_tuning.partner")[:, 0]
         return super().views(batch, rng) | {"share": shares, "order": order}
 
