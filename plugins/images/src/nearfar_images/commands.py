@@ -1,11 +1,10 @@
-"""`nearfar images train|evaluate|embed|neighbours|export|demo`: words to options, options to functions of this plugin.
+"""`nearfar images train|embed|neighbours|export|demo`: words to options, options to functions of this plugin.
 
 Nothing heavy is imported before the words are understood, so that --help and mistakes answer at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from nearfar.checks import expect
-from nearfar.config import EncoderConfig
 from nearfar.flags import parse, parse_recipe
 from nearfar.recipe import Recipe, read
 from nearfar.terminal import console, print_json, table
 from nearfar_images.options import (
     EMBED,
-    EVALUATE,
     EXPORT,
     NEIGHBOURS,
     EmbedOptions,
-    EvaluateOptions,
     ExportOptions,
     NeighboursOptions,
 )
@@ -31,7 +27,6 @@ from nearfar_images.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nearfar.method import Method
     from nearfar.train import Run
     from nearfar_images.pipeline import LoadedRun
 
@@ -98,72 +93,6 @@ def _take_resume(words: list[str]) -> bool | str:
             del words[i : i + 1 + follows]
             return value
     return False
-
-
-# -- evaluate ----------------------------------------------------------------------------------------------------------
-
-
-def evaluate(argv: list[str]) -> int:
-    """`nearfar images evaluate --run RUN` or `--encoder.name NAME`."""
-    options = _parse_evaluate(argv)
-    named = options.encoder != EncoderConfig()
-    expect(
-        bool(options.run) != named, "evaluate", "either --run RUN or --encoder.name NAME", "both" if named else "none"
-    )
-    from nearfar_images import pipeline
-    from nearfar_images.data import open_images
-
-    arms: dict[str, Method] = {}
-    if options.run:
-        loaded = _load(options.run, options.checkpoint, options.trust_code)
-        arms[loaded.checkpoint.name] = loaded.method
-        data, config = open_images(options.data), options.data
-        if options.references:
-            arms["untrained"] = pipeline.untrained(loaded)
-    else:
-        data = open_images(options.data)
-        config = pipeline.resolve_data(options.data, data.train)
-        arms[options.encoder.name] = pipeline.load_encoder(options.encoder, config, mean=options.mean, std=options.std)
-        if options.references:
-            plain = dataclasses.replace(options.encoder, weights="")
-            arms["untrained"] = pipeline.load_encoder(plain, config, mean=options.mean, std=options.std)
-    if options.references:
-        arms["pixels"] = pipeline.load_pixels(config)
-    scores = {
-        name: pipeline.evaluate(
-            method, data, options.evaluate, workers=config.workers,
-            output="default" if name == "pixels" else options.output_name,
-        )
-        for name, method in arms.items()
-    }  # fmt: skip
-    plain_scores = {arm: {name: asdict(score) for name, score in row.items()} for arm, row in scores.items()}
-    if options.json:
-        print_json({"data": data.test.name, "num_test": len(data.test), "scores": plain_scores})
-        return 0
-    out = console()
-    out.print(_score_table(plain_scores))
-    level = f"{options.evaluate.confidence:.0%}"
-    out.print(f"[dim]{len(data.test)} test images of {escape(data.test.name)}; {level} intervals in brackets[/]")
-    return 0
-
-
-def _parse_evaluate(argv: list[str]) -> EvaluateOptions:
-    """Options whose data and scores are the run's own unless flags say otherwise."""
-    run = next((argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--run"), "")
-    run = run or next((word.partition("=")[2] for word in argv if word.startswith("--run=")), "")
-    defaults = EvaluateOptions()
-    if run:
-        recipe = _recipe(run, "--trust-code" in argv)
-        clusterings = recipe.evaluate.clusterings or defaults.evaluate.clusterings
-        scores = dataclasses.replace(recipe.evaluate, clusterings=clusterings)
-        defaults = EvaluateOptions(data=recipe.data, evaluate=scores)
-    kinds: list[Any] = [
-        (f.name, type(getattr(defaults, f.name)), dataclasses.field(default=getattr(defaults, f.name)))
-        for f in dataclasses.fields(EvaluateOptions)
-        if f.name in ("data", "evaluate")
-    ]
-    options = dataclasses.make_dataclass("Options", kinds, bases=(EvaluateOptions,), frozen=True, kw_only=True)
-    return parse(options, argv, f"{PROG} evaluate", EVALUATE)
 
 
 # -- embed, neighbours, export -----------------------------------------------------------------------------------------

@@ -26,18 +26,25 @@ class EvaluateOptions:
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(clusterings=3))
     references: bool = False
     """add rows for random weights and for the pixels themselves"""
+    robustness: bool = False
+    """also score corrupted test pictures: eight corruptions in three degrees each"""
+    fine_tune: int = 0
+    """epochs of training the whole encoder further with labels, then its accuracy; of a run only"""
+    transfer: tuple[str, ...] = ()
+    """folders of other labelled images: the same scores on each, in a table of its own"""
     json: bool = False
     """print JSON and nothing else"""
     trust_code: bool = False
     """allow a run whose recipe is code of your own to import it"""
 
 
-EVALUATE = """Scores of frozen features, with intervals: kNN, linear and few-label probes, retrieval, clustering, geometry.
+EVALUATE = """Scores of frozen features, with intervals: kNN, probes, retrieval, clustering, geometry.
 
 Examples:
   nearfar images evaluate --run runs/images-simclr-20260101-120000
   nearfar images evaluate --run RUN --checkpoint last --references
   nearfar images evaluate --run RUN --data.source folder --data.root OTHER_IMAGES
+  nearfar images evaluate --run RUN --transfer FLOWERS BIRDS --robustness --fine-tune 10
   nearfar images evaluate --encoder.name timm/resnet50 --encoder.weights FILE.safetensors --data.root IMAGES
 """
 

@@ -145,7 +145,11 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
         has = getattr(whole(data.train), "column", lambda _: None)(field) is not None
         option = {"target": "data.target", "path": "data.levels"}.get(field, "data")
         expect(has, f"recipe {recipe.name}: {option}", f"what gives samples a {field}", f"none in {data.train.name}")
-    recipe = resolve(recipe, data.train)
+    return fit(resolve(recipe, data.train), data, method, resume=resume)
+
+
+def fit(recipe: Recipe, data: Data, method: Method, *, resume: bool | str = False) -> Run:
+    """Trains a method that `build` made, by its resolved recipe."""
     trainer = Trainer(
         method, data, recipe.trainer, optimiser=recipe.optimiser, evaluate=recipe.evaluate, recipe=recipe,
         sampler=_sampler(recipe, data.train),
