@@ -21,10 +21,16 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["nearfar.train", "toys", "jobs"])
 
 
-def run(function: Callable[..., Any], *args: Any, timeout: float = 120) -> int:
-    """Exit code of a function called in a fresh process; negative: the signal that ended it."""
+def start(function: Callable[..., Any], *args: Any) -> Any:
+    """A fresh process that calls a function."""
     process = _context.Process(target=function, args=args)
     process.start()
+    return process
+
+
+def run(function: Callable[..., Any], *args: Any, timeout: float = 120) -> int:
+    """Exit code of a function called in a fresh process; negative: the signal that ended it."""
+    process = start(function, *args)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()
@@ -35,8 +41,7 @@ def run(function: Callable[..., Any], *args: Any, timeout: float = 120) -> int:
 
 def kill(function: Callable[..., Any], *args: Any, when: Callable[[], bool], timeout: float = 120) -> None:
     """Calls a function in a fresh process and kills that from outside (SIGKILL) as soon as `when()` holds."""
-    process = _context.Process(target=function, args=args)
-    process.start()
+    process = start(function, *args)
     until = time.monotonic() + timeout
     try:
         while not when():

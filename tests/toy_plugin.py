@@ -36,7 +36,46 @@ from nearfar.plugin import Plugin
 PLUGIN = Plugin(
     name="{name}", summary="toys [to] learn from", systems="{package}.systems",
     commands={{word: "{package}.commands:" + word for word in ("train", "fail", "code")}},
-    help={{"train": "train a toy"}},
+    help={{"train": "train a toy"}}, zoo={{"tiny": "{package}.zoo:TINY", "odd": "{package}.zoo:train"}},
+)
+"""
+
+ZOO = """
+import json
+import os
+import time
+from pathlib import Path
+
+from nearfar.zoo import Model
+from {package}.systems.alpha import alpha
+
+
+def train(recipe):
+    import torch
+
+    from nearfar.recipe import save
+    from nearfar.train import Run
+
+    folder = Path(recipe.trainer.output)
+    save(recipe, folder / "recipe.json")
+    with open(os.environ["TOY_LOG"], "a") as log:
+        log.write("begun\\n")
+    (folder / "weights").write_text("half")
+    time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+    (folder / "weights").write_text(str(torch.manual_seed(99).initial_seed()))
+    value = float(os.environ.get("TOY_SCORE", "0.9"))
+    score = {{"value": value, "low": value - 0.1, "high": value + 0.1, "n": 10}}
+    (folder / "scores.json").write_text(json.dumps({{"after": {{"knn": score}}}}))
+    return Run(folder)
+
+
+def load(folder):
+    return (folder / "weights").read_text()
+
+
+TINY = Model(
+    summary="a toy [of] toys", recipe=alpha, gate={{"knn": 0.8}}, train="{package}.zoo:train",
+    load="{package}.zoo:load", seconds=3,
 )
 """
 
@@ -69,6 +108,7 @@ def write(folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str = "toy", b
     systems.mkdir(parents=True)
     (folder / package / "__init__.py").write_text(broken + PLUGIN.format(name=name, package=package))
     (folder / package / "commands.py").write_text(COMMANDS.format(package=package))
+    (folder / package / "zoo.py").write_text(ZOO.format(package=package))
     (systems / "__init__.py").write_text("")
     (systems / "_shared.py").write_text("raise RuntimeError('no system')")
     for slug, positive in (("alpha", "transformation"), ("beta", "label")):

@@ -18,8 +18,8 @@ from numpy.testing import assert_allclose
 
 from nearfar.analysis.feature_bias import (
     Factors,
+    FeatureOptions,
     Moments,
-    Options,
     descend,
     empirical,
     feature_weights,
@@ -353,4 +353,4 @@ def test_refuses_files(tmp_path: Path) -> None:
     refused("field 'features': expected rows .* N >= 4", features=x[:0], label=y[:0])
     refused("field 'features': expected finite numbers", features=np.where(x == x[2, 0], np.nan, x), label=y)
     with pytest.raises(ValueError, match="samples: expected 4 or more"):
-        laboratory(Options(samples=2))
+        laboratory(FeatureOptions(samples=2))

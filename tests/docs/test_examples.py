@@ -101,9 +101,12 @@ def test_worlds(place, capsys):
 
 def test_data(place, capsys):
     namespace = run(blocks("docs/data.md"), place)
-    assert capsys.readouterr().out == "270 10 torch.Size([32, 3, 8, 8]) [0 1]\n"
+    assert capsys.readouterr().out == "270 10 torch.Size([32, 3, 8, 8]) [0 1]\n[1 6] 10 66.5\n"
     assert len(namespace["batches"]) == 3
     assert not namespace["loader"].faults
+    assert len(namespace["labels"]) == 8
+    assert len(namespace["parts"]["unlabelled"]["index"]) == 56
+    assert "label" not in namespace["parts"]["unlabelled"]
 
 
 def test_plain_loop(place, capsys):

@@ -28,6 +28,7 @@ def arguments(module: nn.Module, z: Tensor) -> tuple[Any, ...]:
         "GML": (z[0], LABELS, z[1], LABELS), "BlockContrast": (z[0], z[1], z[1].flip(0).unsqueeze(1)),
         "BinaryNCE": (z[0, :, 0], z[1]), "RankingNCE": (z[0, :, 0], z[1]), "PatchNCE": (z, z.flip(0)),
         "DenseContrast": (z, z.flip(0), torch.eye(ROWS, dtype=torch.bool).expand(2, ROWS, ROWS)),
+        "MultiLabel": (z[0], z[1], torch.eye(ROWS, dtype=torch.bool)),
         "Regression": (z, z), "SelfDistillation": (z, z.detach().float().softmax(-1)),
         "MaskedDistillation": (z[0], z[1].detach().float().softmax(-1), torch.ones(2, 3, dtype=torch.bool)),
         "ProtoNCE": (z, z[0, :2].detach(), LABELS, torch.tensor([0.01, 0.2])),

@@ -122,3 +122,21 @@ def test_a_method_with_its_own_update_meets_the_same_modes(tmp_path: Path) -> No
     fit(tmp_path / "run", method)
     assert set(method.modes) == {(True, *[False] * 5)}
     assert torch.equal(method.tower[1].running_mean, before)
+
+
+@pytest.mark.xfail(strict=True, reason="Frame makes the teacher of key_encoder 'frozen' in mode 'train'")
+def test_a_frozen_key_encoder_keeps_its_statistics() -> None:
+    from nearfar.batch import View
+    from nearfar.config import ContrastConfig, HeadConfig, ImageViewConfig
+    from nearfar.methods import Contrast
+    from nearfar.models import ConvNet
+    from nearfar.views import ImageViews
+
+    views = ImageViews(ImageViewConfig(), size=8, channels=1)
+    config = ContrastConfig(loss="info_nce", key_encoder="frozen", head=HeadConfig(dim=8))
+    method = Contrast(config, ConvNet(1, width=4, dim=8), views).train()
+    assert method.teacher is not None
+    before = {name: value.clone() for name, value in method.teacher.state_dict().items()}
+    batch = {"index": torch.arange(8), "views": [View(torch.randn(8, 1, 8, 8)) for _ in range(2)]}
+    method.targets(batch, Progress())
+    assert all(torch.equal(value, before[name]) for name, value in method.teacher.state_dict().items())

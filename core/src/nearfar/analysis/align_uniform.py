@@ -114,7 +114,7 @@ def measure(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class AlignOptions:
     """Alignment and uniformity of embeddings, one file an encoder."""
 
     files: tyro.conf.Positional[tuple[str, ...]]
@@ -136,7 +136,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """`nearfar analyse align_uniform FILE ...`."""
-    options = parse(Options, argv, "nearfar analyse align_uniform")
+    options = parse(AlignOptions, argv, "nearfar analyse align_uniform")
     expect(len(options.files) >= 1, "files", "one or more .npz or .npy files", "none")
     expect(
         len(options.views) in (0, len(options.files)), "views", f"none, or {len(options.files)}, one a file",
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _of_file(path: str, number: int, options: Options) -> dict[str, Any]:
+def _of_file(path: str, number: int, options: AlignOptions) -> dict[str, Any]:
     import torch
 
     from nearfar.analysis._files import fields, matrix

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.markup import escape
 
+from nearfar.analysis._factors import Array, Factors, Sample
 from nearfar.analysis._feature_bias import (
-    Array,
     Descent,
-    Factors,
     Minimiser,
     Moments,
-    Sample,
     descend,
     empirical,
     feature_weights,
@@ -94,7 +92,7 @@ def joint(z_VBD: Tensor, labels: Tensor, *, beta: float = 0.5, temperature: floa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class FeatureOptions:
     """Which features contrast keeps: a linear laboratory, or scores of embeddings where files are named."""
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -133,7 +131,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """`nearfar analyse feature_bias [FILE ...]`."""
-    options = parse(Options, argv, "nearfar analyse feature_bias")
+    options = parse(FeatureOptions, argv, "nearfar analyse feature_bias")
     report = (
         {"files": [of_file(path, options.seed) for path in options.files]} if options.files else laboratory(options)
     )
@@ -146,7 +144,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def laboratory(options: Options) -> dict[str, Any]:
+def laboratory(options: FeatureOptions) -> dict[str, Any]:
     """What the minimisers of least norm keep, for every loss and width, of the population and of finite data."""
     side = math.sqrt(options.dim)
     factors = Factors(
@@ -179,7 +177,7 @@ def _cases(factors: Factors, sample: Sample, beta: float) -> Iterator[tuple[str,
         yield "sample", name, empirical(sample, share)
 
 
-def _kept(moments: Moments, width: int, test: Sample, options: Options) -> dict[str, Any]:
+def _kept(moments: Moments, width: int, test: Sample, options: FeatureOptions) -> dict[str, Any]:
     found = minimiser(moments, width)
     weights = feature_weights(found.weight, test.factors, moments.second)
     z, half = test.x @ found.weight.T, NUM_TEST // 2

@@ -107,13 +107,14 @@ def of_file(path: str, options: KernelOptions) -> tuple[dict[str, Any], dict[str
     """What is told of one file, and the arrays row and cluster (and embedding) of its sample.
 
     Raises:
-        FileNotFoundError, ValueError: as `nearfar.analysis.spectral_clusters` and friends, with the file and field.
+        FileNotFoundError, ValueError: the file is not there, or a field of it is missing or does not fit.
     """
     import numpy as np
     import torch
 
     from nearfar.analysis import _kernel_mixture as maths
     from nearfar.analysis._files import classes, fields
+    from nearfar.prototypes import kmeans
 
     arrays = fields(path)
     rows = _rows(path, arrays, options)
@@ -138,7 +139,7 @@ def of_file(path: str, options: KernelOptions) -> tuple[dict[str, Any], dict[str
     if options.embed:
         free = maths.embed(graph, options.embed, gamma=options.gamma, seed=options.seed)
         angles = maths.principal_angles(maths.leading_eigenspace(graph, min(options.embed, len(graph) - 1)), free)
-        groups = maths.kmeans(free, num, spherical=False, num_restarts=10, seed=options.seed).label
+        groups = kmeans(free, num, spherical=False, num_restarts=10, seed=options.seed).label
         report["free"] = {
             "degrees": torch.rad2deg(angles).tolist(),
             "agreement_with_spectral": _agreement(cluster.numpy(), groups),

@@ -27,11 +27,13 @@ from nearfar.objectives.focal import FocalSupCon, focal, focal_supcon
 from nearfar.objectives.gml import GML, gml, log_likelihood
 from nearfar.objectives.hmce import hmce
 from nearfar.objectives.hmlc import HMLC, hmlc, path_ids
+from nearfar.objectives.hydra import HydraStats, class_pairs, gated_cosine, hydra
 from nearfar.objectives.info_nce import InfoNCE, info_nce
 from nearfar.objectives.kernel_mixture import KernelInfoNCE, KernelMixture, kernel_info_nce, kernel_mixture
 from nearfar.objectives.lorentz_clip import LorentzCLIP, entailment, lorentz_clip
 from nearfar.objectives.macl import MACL, macl, macl_state, macl_temperature
 from nearfar.objectives.margin import Margin, margin
+from nearfar.objectives.multi_label import MultiLabel, multi_label, nearest_labels
 from nearfar.objectives.multi_similarity import MultiSimilarity, multi_similarity
 from nearfar.objectives.multi_view import (
     MVDHEL,
@@ -88,6 +90,7 @@ __all__ = [
     "DecoupledUniformity",
     "DenseContrast",
     "FocalSupCon",
+    "HydraStats",
     "InfoNCE",
     "KernelInfoNCE",
     "KernelMixture",
@@ -95,6 +98,7 @@ __all__ = [
     "MVInfoNCE",
     "Margin",
     "MaskedDistillation",
+    "MultiLabel",
     "MultiSimilarity",
     "MultiViewBaseline",
     "MutualInformation",
@@ -128,6 +132,7 @@ __all__ = [
     "centred_softmax",
     "centroid_alignment",
     "circle",
+    "class_pairs",
     "clip",
     "concentration",
     "dcl",
@@ -139,11 +144,13 @@ __all__ = [
     "focal",
     "focal_supcon",
     "fuse_fields",
+    "gated_cosine",
     "gaussian_information",
     "gml",
     "grid_centres",
     "hmce",
     "hmlc",
+    "hydra",
     "info_nce",
     "information_bound",
     "kernel_info_nce",
@@ -157,6 +164,7 @@ __all__ = [
     "margin",
     "masked_distillation",
     "match_positions",
+    "multi_label",
     "multi_similarity",
     "multi_view_baseline",
     "mutual_information",
@@ -165,6 +173,7 @@ __all__ = [
     "n_pairs",
     "near_cells",
     "near_points",
+    "nearest_labels",
     "nt_xent",
     "pair_margin",
     "patch_nce",

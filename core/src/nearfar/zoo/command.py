@@ -65,9 +65,10 @@ def main(argv: list[str]) -> int:
         folder, built = zoo.place(wanted.name), bool(zoo.card(wanted.name))
         expect(built, f"zoo model {wanted.name}", f"one that is built: nearfar zoo build {wanted.name}", "nothing in "
                f"{folder}", FileNotFoundError)  # fmt: skip
-        print_json({"model": wanted.name, "path": str(folder)}) if wanted.json else console().print(
-            str(folder), markup=False, soft_wrap=True
-        )
+        if wanted.json:
+            print_json({"model": wanted.name, "path": str(folder)})
+        else:
+            console().print(str(folder), markup=False, soft_wrap=True)
         return 0
     options = parse(BuildOptions, rest, "nearfar zoo build")
     expect(len(options.names) > 0, "zoo build", f"names of models, of {', '.join(zoo.models())}", "none")

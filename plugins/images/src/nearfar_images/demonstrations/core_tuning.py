@@ -6,13 +6,13 @@ Legend: N images, D feature.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nearfar_images.demonstrations._fit import fit
 
 PRETRAIN, STEPS = 15, 200
 QUICK_PRETRAIN, QUICK_STEPS = 1, 6
@@ -36,34 +36,22 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
         quick: 1 epoch and 6 steps instead of 15 and 200.
     """
     from nearfar.batch import collate
-    from nearfar.data import Data, holdout
+    from nearfar.data import holdout
     from nearfar.plugin import load
-    from nearfar.train import Trainer
-    from nearfar_images import pipeline
     from nearfar_images.data import open_images
 
     recipe = load("images").recipe("core_tuning_digits")
     data = open_images(recipe.data)
-    labelled = Data(holdout(data.train, 0.9, seed).train, data.test)
-    with tempfile.TemporaryDirectory() as folder:
-        steps, batch_size = (QUICK_STEPS if quick else STEPS), recipe.trainer.batch_size
-        trainer = dataclasses.replace(
-            recipe.trainer, epochs=-(-steps // (len(labelled.train) // batch_size)), max_steps=steps, seed=seed,
-            evaluate_every=0, evaluate_before=False, checkpoint_every=10**6, progress=False,
-            output=str(Path(folder) / "run"),
-        )  # fmt: skip
-        recipe = dataclasses.replace(
-            recipe, trainer=trainer, method=dataclasses.replace(recipe.method, **ARMS[name])
-        )  # fmt: skip
-        _, method = pipeline.build(recipe, labelled)
-        method.encoder.load_state_dict(_pretrained(seed, quick))  # type: ignore[union-attr]
-        Trainer(method, labelled, recipe.trainer, optimiser=recipe.optimiser).fit()
-    method = method.cpu().eval()
+    labelled = holdout(data.train, 0.9, seed).train
+    recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **ARMS[name]))
+    pretrained = _pretrained(seed, quick)
+    method = fit(recipe, labelled, seed, steps=QUICK_STEPS if quick else STEPS,
+                 before=lambda made: made.encoder.load_state_dict(pretrained))  # fmt: skip
     batch = collate([data.test[i] for i in range(len(data.test))])
     noise = NOISE * torch.randn(batch["image"].shape, generator=torch.Generator().manual_seed(seed))
     noisy = batch | {"image": (batch["image"] + noise).round().clamp(0, 255).to(torch.uint8)}
     found = {
-        metric: float((method.classify(one).argmax(1) == batch["label"]).float().mean())  # type: ignore[operator]
+        metric: float((method.classify(one).argmax(1) == batch["label"]).float().mean())
         for metric, one in (("accuracy", batch), ("accuracy_noise", noisy))
     }
     with torch.no_grad():
@@ -74,18 +62,11 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
 def _pretrained(seed: int, quick: bool) -> dict[str, Tensor]:
     """SimCLR's encoder, the same for all arms of a seed."""
     from nearfar.plugin import load
-    from nearfar.train import Trainer
-    from nearfar_images import pipeline
+    from nearfar_images.data import open_images
 
     recipe = load("images").recipe("simclr_digits")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = dataclasses.replace(
-            recipe.trainer, epochs=QUICK_PRETRAIN if quick else PRETRAIN, evaluate_every=0, evaluate_before=False,
-            checkpoint_every=10**6, progress=False, seed=seed, output=str(Path(folder) / "run"),
-        )  # fmt: skip
-        data, method = pipeline.build(dataclasses.replace(recipe, trainer=trainer))
-        Trainer(method, data, trainer, optimiser=recipe.optimiser).fit()
-    return {name: value.cpu().clone() for name, value in method.encoder.state_dict().items()}  # type: ignore[union-attr]
+    method = fit(recipe, open_images(recipe.data).train, seed, epochs=QUICK_PRETRAIN if quick else PRETRAIN)
+    return {name: value.clone() for name, value in method.encoder.state_dict().items()}
 
 
 def _spread(feature_ND: Tensor, label_N: Tensor) -> float:

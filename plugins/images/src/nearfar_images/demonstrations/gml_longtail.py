@@ -6,12 +6,12 @@ Legend: N images, C classes.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from nearfar_images.demonstrations._fit import fit
 
 IMBALANCE, STEPS, QUICK_STEPS = 50.0, 150, 6
 FEW, MANY = 10, 40
@@ -36,30 +36,18 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
         quick: 6 steps instead of 150.
     """
     from nearfar.batch import collate
-    from nearfar.data import Data, class_counts, long_tail
+    from nearfar.data import class_counts, long_tail
     from nearfar.plugin import load
-    from nearfar.train import Trainer
-    from nearfar_images import pipeline
     from nearfar_images.data import open_images
 
     recipe = load("images").recipe("gml_longtail_digits")
     data = open_images(recipe.data)
     order = np.random.default_rng(seed).permutation(data.train.num_classes).tolist()
     train = long_tail(data.train, IMBALANCE, order=order, seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        steps = QUICK_STEPS if quick else STEPS
-        trainer = dataclasses.replace(
-            recipe.trainer, epochs=-(-steps // (len(train) // recipe.trainer.batch_size)), max_steps=steps,
-            evaluate_every=0, evaluate_before=False, checkpoint_every=10**6, progress=False, seed=seed,
-            output=str(Path(folder) / "run"),
-        )  # fmt: skip
-        recipe = dataclasses.replace(
-            recipe, trainer=trainer, method=dataclasses.replace(recipe.method, **ARMS[name])
-        )  # fmt: skip
-        data, method = pipeline.build(recipe, Data(train, data.test))
-        Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
+    recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **ARMS[name]))
+    method = fit(recipe, train, seed, steps=QUICK_STEPS if quick else STEPS)
     batch = collate([data.test[i] for i in range(len(data.test))])
-    hit = method.cpu().eval().classify(batch).argmax(1) == batch["label"]  # type: ignore[operator]
+    hit = method.classify(batch).argmax(1) == batch["label"]
     accuracy = torch.stack([hit[batch["label"] == c].float().mean() for c in range(data.test.num_classes)])
     counts = torch.tensor(class_counts(train))
     parts = {"many": counts > MANY, "medium": (counts >= FEW) & (counts <= MANY), "few": counts < FEW}

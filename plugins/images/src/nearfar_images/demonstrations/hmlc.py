@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
-from pathlib import Path
-
 import torch
 
 from nearfar_images.demonstrations import EPOCHS, QUICK_EPOCHS
+from nearfar_images.demonstrations._fit import fit
 
 
 def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
@@ -24,25 +21,18 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
     from nearfar.data import column
     from nearfar.evaluate import linear_probe
     from nearfar.plugin import load
-    from nearfar.train import Trainer
     from nearfar_images import pipeline
+    from nearfar_images.data import open_images
 
     recipe = load("images").recipe(f"{'hmlc' if name == 'untrained' else name}_digits")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = dataclasses.replace(
-            recipe.trainer, epochs=QUICK_EPOCHS if quick else EPOCHS, evaluate_every=0, evaluate_before=False,
-            checkpoint_every=10**6, progress=False, seed=seed, output=str(Path(folder) / "run"),
-        )  # fmt: skip
-        recipe = dataclasses.replace(recipe, trainer=trainer)
-        data, method = pipeline.build(recipe)
-        if name != "untrained":
-            Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
-    method = method.cpu().eval()
+    data = open_images(recipe.data)
+    epochs = 0 if name == "untrained" else QUICK_EPOCHS if quick else EPOCHS
+    method = fit(recipe, data.train, seed, epochs=epochs)
     train_x, test_x = (pipeline.features(method, part)[0] for part in (data.train, data.test))
     train_y, test_y = (torch.from_numpy(column(part, "path")) for part in (data.train, data.test))
     embedding, _ = pipeline.features(method, data.test, output="embedding")
     with torch.no_grad():
-        masks = method._masks(embedding[None])  # type: ignore[operator]
+        masks = method._masks(embedding[None])
     found = {}
     for h, level in enumerate(("coarse", "fine")):
         found[f"linear_{level}"] = linear_probe(train_x, train_y[:, h], test_x, test_y[:, h]).value

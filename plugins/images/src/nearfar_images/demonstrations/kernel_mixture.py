@@ -55,6 +55,7 @@ def _on_training_images(method: Any, data: Any) -> float:
 
     z, index = features(method, data.train)
     y = labels_of(data.train, index)
+    assert y is not None  # digits have labels
     return knn(z[::2], y[::2], z[1::2], y[1::2]).value
 
 

@@ -28,7 +28,8 @@ VIEWS = ImageViewConfig(
 
 
 def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
-    """Mean average precision of a linear probe for the digits of held-out scenes, and what the method logged.
+    """Mean average precision of a linear probe for the digits of held-out scenes, what the twenty nearest scenes of a
+    training scene share with it, and what the method logged.
 
     Args:
         name: a recipe whose "NAME_digits" gives the method, or "untrained"; NAME_single trains and tests on scenes of
@@ -59,7 +60,8 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
             logged = logs(run.metrics)
     sources = [ArraySource(x, None, name="scenes") for x in (train_x, test_x)]
     (train_z, _), (test_z, _) = (pipeline.features(method.eval(), source) for source in sources)
-    return {"multi_label_map": multi_label_map(train_z, train_y, test_z, test_y)} | logged
+    found = {"multi_label_map": multi_label_map(train_z, train_y, test_z, test_y)}
+    return found | neighbour_precision(train_z, train_y) | logged
 
 
 def on_scenes(recipe: Recipe, seed: int, quick: bool) -> Recipe:
@@ -79,7 +81,7 @@ def on_scenes(recipe: Recipe, seed: int, quick: bool) -> Recipe:
 def logs(metrics: list[dict[str, Any]]) -> dict[str, float]:
     """What the method itself logged, at the first and the last step."""
     rows = [row for row in metrics if "loss" in row]
-    names = ("image_perplexity", "batch_perplexity", "label_precision", "chance_precision")
+    names = ("image_perplexity", "batch_perplexity")
     first = {f"{name}_first": rows[0][name] for name in names if name in rows[0]}
     return first | {f"{name}_last": rows[-1][name] for name in names if name in rows[-1]}
 
@@ -112,6 +114,20 @@ def scenes(num: int, counts: tuple[int, ...], seed: int, *, held_out: bool) -> t
             canvas[n, y : y + DIGIT, x : x + DIGIT, 0] = image[one]
             multi_hot[n, int(labels[one])] = 1
     return canvas, multi_hot
+
+
+def neighbour_precision(z: Tensor, y: Tensor, num_neighbours: int = 20) -> dict[str, float]:
+    """Share of each scene's nearest other scenes that show one of its digits, and that share of all other scenes.
+
+    Args:
+        z: features [N, D], compared by cosine.
+        y: [N, C] of zeros and ones.
+    """
+    unit = F.normalize(z.double(), dim=1)
+    cosine = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    shared = (y @ y.T > 0).double().fill_diagonal_(0)
+    near = shared.gather(1, cosine.topk(num_neighbours).indices)
+    return {"label_precision": float(near.mean()), "chance_precision": float(shared.sum() / (len(z) * (len(z) - 1)))}
 
 
 def multi_label_map(train_z: Tensor, train_y: Tensor, test_z: Tensor, test_y: Tensor, penalty: float = 1.0) -> float:

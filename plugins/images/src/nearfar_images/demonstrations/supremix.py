@@ -6,9 +6,7 @@ Legend: N images, V views, D features.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,10 @@ from torch import Tensor, nn
 
 from nearfar.batch import Batch
 from nearfar.config import DataConfig, EncoderConfig, FrameConfig, HeadConfig, ImageViewConfig
-from nearfar.data import Annotated, ArraySource, without_test
+from nearfar.data import Annotated, ArraySource
 from nearfar.method import Progress, Terms, Views
 from nearfar.methods import Frame
-from nearfar.recipe import Recipe
+from nearfar_images.demonstrations._fit import fit
 
 SIDE, RANGE, NUM_BINS = 24, 60.0, 12
 NUM_TRAIN, NUM_FEW, NUM_TEST = 600, 60, 300
@@ -74,33 +72,18 @@ def bars(num: int, seed: int, *, skew: float = 1.0, held_out: bool = False) -> t
 def trained(name: str, x: np.ndarray, t: np.ndarray, seed: int, quick: bool) -> Any:
     """The method of an arm after its steps; every arm has the same encoder, views, batches and learning rate."""
     from nearfar.plugin import load
-    from nearfar.train import Trainer
-    from nearfar_images import pipeline
 
     system = {"supcon": "supremix_none", "untrained": "supremix", "l1": "supremix"}.get(name, name)
     recipe = load("images").recipe(f"{system}_bars")
-    learnt = np.floor(t / RANGE * NUM_BINS) if name == "supcon" else t
-    data = without_test(Annotated(ArraySource(x, name="bars"), target=learnt))
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = _short(recipe, seed, quick, len(x), str(Path(folder) / "run"))
-        if name == "l1":
-            recipe = dataclasses.replace(recipe, method=L1Config())
-        _, method = pipeline.build(recipe, data)
-        if name != "untrained":
-            Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
-    return method.cpu().eval()
-
-
-def _short(recipe: Recipe, seed: int, quick: bool, num: int, output: str) -> Recipe:
-    steps, batch = (QUICK_STEPS if quick else STEPS), min(recipe.trainer.batch_size, num)
-    trainer = dataclasses.replace(
-        recipe.trainer, batch_size=batch, epochs=-(-steps // (num // batch)), max_steps=steps, seed=seed,
-        evaluate_every=0, evaluate_before=False, checkpoint_every=10**6, progress=False, output=output,
-    )  # fmt: skip
-    return dataclasses.replace(
-        recipe, data=DataConfig(image_size=SIDE, channels=1), views=VIEWS, trainer=trainer,
+    recipe = dataclasses.replace(
+        recipe, data=DataConfig(image_size=SIDE, channels=1), views=VIEWS,
         encoder=EncoderConfig(name="convnet", width=16, dim=64),
+        method=L1Config() if name == "l1" else recipe.method,
     )  # fmt: skip
+    learnt = np.floor(t / RANGE * NUM_BINS) if name == "supcon" else t
+    source = Annotated(ArraySource(x, name="bars"), target=learnt)
+    steps = 0 if name == "untrained" else QUICK_STEPS if quick else STEPS
+    return fit(recipe, source, seed, steps=steps, epochs=0)
 
 
 def judge(method: Any, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:

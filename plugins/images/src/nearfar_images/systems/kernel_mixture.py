@@ -102,8 +102,8 @@ def kernel_mixture_cifar() -> Recipe:
     )
 
 
-def _on_digits(name: str, **options: Any) -> Recipe:
-    return _digits.demonstration(name, KernelMixtureConfig(head=_digits.HEAD, **{"temperature": 0.4} | options))
+def _on_digits(name: str, *, temperature: float = 0.4, **options: Any) -> Recipe:
+    return _digits.demonstration(name, KernelMixtureConfig(head=_digits.HEAD, temperature=temperature, **options))
 
 
 def kernel_mixture_digits() -> Recipe:
