@@ -33,9 +33,11 @@ MODULES = (
     "nearfar.data", "nearfar.batch", "nearfar.rng", "nearfar.views", "nearfar.models", "nearfar.heads",
     "nearfar.memory", "nearfar.negatives", "nearfar.prototypes", "nearfar.lorentz", "nearfar.momentum",
     "nearfar.samplers", "nearfar.schedules", "nearfar.distributed", "nearfar.ring", "nearfar.gradcache",
-    "nearfar.worlds", "nearfar.evaluate", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin",
+    "nearfar.worlds", "nearfar.zoo", "nearfar.evaluate", "nearfar.analysis.curl_theory",
+    "nearfar.analysis.sufficient_statistics", "nearfar.analysis.feature_bias", "nearfar.analysis.align_uniform",
+    "nearfar.analysis.kernel_mixture", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin",
     "nearfar.demonstrate.run", "nearfar.demonstrate.verdict", "nearfar.testing", "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
-    "nearfar_images.data",
+    "nearfar_images.data", "nearfar_images.index", "nearfar_images.robustness", "nearfar_images.corruptions",
 )  # fmt: skip
 
 # A line of its own such as `L_i = ...` opens a formula in a docstring.

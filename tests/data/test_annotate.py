@@ -121,7 +121,7 @@ def test_columns_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "match"),
     [
-        ({"0.png": 1}, {"target": "age"}, "column age of .*metadata.csv: expected a value for every image, .* e.g. 1.png"),
+        ({"0.png": 1}, {"target": "age"}, "column age of .*metadata.csv: expected a value for every image, .* 1.png"),
         ({"0.png": 1, "1.png": ""}, {"target": "age"}, "received none for 1, e.g. 1.png"),
         ({"0.png": 1, "1.png": "inf"}, {"target": "age"}, r"target: expected finite numbers, .* the first for .*1.png"),
         ({"0.png": 1, "1.png": "old"}, {"target": "age"}, "data.target: expected a column of numbers .* e.g. '1'"),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,41 @@ def queue_run(output: str, resume: bool = False) -> None:
     train(update(load_recipe("images/moco_digits"), values), resume=resume)
 
 
-def test_a_queue_and_its_teacher_go_on(tmp_path: Path) -> None:
+def small_queue_run(output: str, resume: bool = False) -> None:
+    """The same on a few random pictures, without the plugin."""
+    import torch
+
+    from nearfar.config import ContrastConfig, EvaluateConfig, HeadConfig, ImageViewConfig, OptimiserConfig
+    from nearfar.config import TrainerConfig as Options
+    from nearfar.data import ArraySource, Data
+    from nearfar.methods import Contrast
+    from nearfar.models import ConvNet
+    from nearfar.views import ImageViews
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (300, 1, 8, 8), dtype=np.uint8)
+    train, test = (ArraySource(part, np.arange(len(part)) % 3) for part in (images[:256], images[256:]))
+    method = ContrastConfig(
+        loss="info_nce", key_encoder="ema", momentum=0.9, queue=100, symmetric=False, head=HeadConfig(hidden=8, dim=8)
+    )
+    options = Options(epochs=3, batch_size=64, checkpoint_every=5, log_every=1, progress=False, device="cpu",
+                      evaluate_every=0, output=output)  # fmt: skip
+    Trainer(
+        Contrast(method, ConvNet(1, width=4, dim=8), ImageViews(ImageViewConfig(), size=8, channels=1)),
+        Data(train, test), options, optimiser=OptimiserConfig(lr=0.01), evaluate=EvaluateConfig(per_class=2),
+    ).fit(resume)  # fmt: skip
+
+
+@pytest.mark.parametrize("job", [small_queue_run, pytest.param(queue_run, marks=pytest.mark.slow)])
+def test_a_queue_and_its_teacher_go_on(tmp_path: Path, job: Callable[..., None]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert jobs.run(queue_run, str(whole)) == 0
-    jobs.kill(queue_run, str(parts), when=lambda: jobs.rows(parts) >= 7)
+    assert jobs.run(job, str(whole)) == 0
+    jobs.kill(job, str(parts), when=lambda: jobs.rows(parts) >= 7)
     run = Run(parts)
     assert run.status["status"] == "running"
     assert run.checkpoints[-1].name in ("step-000000005", "step-000000010")
-    assert jobs.run(queue_run, str(parts), True) == 0
+    assert jobs.run(job, str(parts), True) == 0
     assert jobs.result(whole) == jobs.result(parts)
     from safetensors.numpy import load_file
 

@@ -136,7 +136,7 @@ def test_simclr_by_hand(keep: bool) -> None:
     both = method.hallucinate(z[0], z[1], 0.1 * float(Rng(0, 0).uniform(torch.arange(1), "hallucinator.ratio")))
     stacked = torch.cat([both, z[1], z[1]])
     if keep:
-        expected = nt_xent([stacked[:10], stacked[10:]], temperature=0.2)
+        expected = nt_xent(stacked[:10], stacked[10:], temperature=0.2)
     else:
         s = F.cosine_similarity(stacked[:, None], stacked[None], dim=2) / 0.2
         losses = []

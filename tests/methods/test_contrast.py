@@ -95,6 +95,7 @@ CONFIGS = {
     "instdisc": BANK,
     "binary_nce_bank": BANK | {"loss": "binary_nce"},
     "triplet_bank": BANK | {"loss": "triplet"},
+    "supcon_bank": BANK | {"loss": "supcon"},
     "binary_nce": {"loss": "binary_nce"},
     "binary_nce_labels": MOCO | {"loss": "binary_nce", "pairs": "labels"},
     "triplet": {"loss": "triplet", "mining": "semi_hard"},

@@ -124,7 +124,6 @@ def test_a_method_with_its_own_update_meets_the_same_modes(tmp_path: Path) -> No
     assert torch.equal(method.tower[1].running_mean, before)
 
 
-@pytest.mark.xfail(strict=True, reason="Frame makes the teacher of key_encoder 'frozen' in mode 'train'")
 def test_a_frozen_key_encoder_keeps_its_statistics() -> None:
     from nearfar.batch import View
     from nearfar.config import ContrastConfig, HeadConfig, ImageViewConfig

@@ -161,7 +161,7 @@ def loss(
     L_k    = mean (x - x'_k)^2,  L_4k the same with 4 k entries, both in units of the scale s
     L_dead = mean (x'_dead - r)^2 / mean (mean_B r - r)^2,  r = x - x'_k + c without gradient
 
-    where x'_dead is decoded from the largest entries among latents that have not been used for a while; 0 while none is.
+    where x'_dead is decoded from the largest entries among latents unused for a while; 0 while there are none.
 
     Args:
         coder: counts which latents are used.

@@ -81,7 +81,7 @@ class CSROptions:
     json: bool = False
     """print JSON and nothing else"""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = ""
-    """folder of report.json, plot.svg, coder.safetensors, and codes.npz: codes of all rows as scipy.sparse writes them"""
+    """folder of report.json, plot.svg, coder.safetensors, and codes.npz: all rows' codes as scipy.sparse writes them"""
 
 
 def main(argv: list[str]) -> int:

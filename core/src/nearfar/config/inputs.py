@@ -96,8 +96,8 @@ class SamplerConfig:
     power: float = 1.0
     """of groups: batches, or places, in proportion to a group's size to this power; 0: alike"""
     shares: tuple[str, ...] = ()
-    """of every group or source, as NAME=NUMBER: samples of a batch (zipped), or in place of power the proportions of
-    batches (single-group) and places (mixed-groups)"""
+    """of every group, or source by name, NAME=NUMBER; samples of a batch (zipped), or in place of power the proportions
+    of batches (single-group) and places (mixed-groups)"""
     order: Literal["shuffle", "interleave"] = "shuffle"
     """of the batches of single-group; interleave: groups in turn, as often as their shares say"""
     length: str = "total"

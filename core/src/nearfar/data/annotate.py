@@ -131,7 +131,7 @@ def annotate(data: Data | Source, config: DataConfig) -> Data | Source:
         texts = [np.concatenate([_texts(part, name) for part in parts]) for name in config.levels]
         ids = unique_paths(np.stack([np.unique(level, return_inverse=True)[1] for level in texts], 1))
         first = np.unique(ids[:, -1], return_index=True)[1]
-        names = ["/".join(level[i] for level in texts) for i in first.tolist()]
+        names = ["/".join(str(level[i]) for level in texts) for i in first.tolist()]
         ends = np.cumsum([len(part) for part in parts])
         for options, part, end in zip(added, parts, ends, strict=True):
             options |= {"path": ids[end - len(part) : end], "class_names": names}

@@ -51,7 +51,6 @@ class Concat:
 
     @cached_property
     def labels(self) -> np.ndarray | None:  # int64 [N], as the protocol says
-        """Labels of all samples, -1 - index where there is none; None where no source has any."""
         if all(source.labels is None for source in self.sources):
             return None
         labels = -1 - np.arange(len(self), dtype=np.int64)
@@ -62,8 +61,7 @@ class Concat:
         return labels
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Of the images of all sources that have any."""
+    def shape(self) -> tuple[int, ...]:  # of the images of all sources that have any
         shapes = {source.shape for source in self.sources}
         if len(shapes) == 2 and () in shapes:
             pairs = zip(self.sources, self._firsts, strict=True)

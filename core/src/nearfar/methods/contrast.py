@@ -102,9 +102,9 @@ class Contrast(Frame):
         """The teacher follows the student; keys of all processes join the queue, or move the rows of the bank."""
         super().after_update(z, targets, progress)
         if self.bank is not None:
-            new = nn.functional.normalize(z["embedding"].float(), dim=-1).mean(1)
+            unit = nn.functional.normalize(z["embedding"].to(self.bank.view("key").dtype), dim=-1)
             index = distributed.gather(targets["index"], grad=False)
-            new = distributed.gather(new, grad=False)
+            new = distributed.gather(unit.mean(1), grad=False)
             self.bank.write(index, momentum=self.config.momentum, normalize=True, key=new)
 
     def enqueued(self, targets: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -159,13 +159,17 @@ class Contrast(Frame):
 
     def _against_keys(
         self, z: Mapping[str, Tensor], batch: Batch, targets: Mapping[str, Any]
-    ) -> tuple[Tensor, Stats]:  # fmt: skip
-        """Every query view against the other views' keys and the queue; the mean over the pairs of views."""
+    ) -> tuple[Tensor, Stats]:
+        """Every query view against the other views' keys and the queue; the mean over all anchors of all pairs."""
         query_VBD = z["embedding"].transpose(0, 1)
         key_VBD = (z.get("projection", z["embedding"]) if self.teacher is None else targets["key"]).transpose(0, 1)
         parts = [self._pair(query_VBD[q], key_VBD[k], batch) for q, k in self.pairs(len(query_VBD), len(key_VBD))]
-        loss = torch.stack([part for part, _ in parts]).mean()
-        return loss, parts[-1][1]
+        losses, stats = zip(*parts, strict=True)
+        counts = torch.tensor([float(one.num_anchors) for one in stats], device=losses[0].device)
+        loss = (torch.stack(losses) * counts).sum() / counts.sum().clamp_min(1.0)
+        hits = [one.accuracy for one in stats if one.accuracy is not None]
+        accuracy = torch.stack(hits).mean() if hits else None
+        return loss, Stats(int(counts.sum()), sum(one.num_empty for one in stats), accuracy)
 
     def _pair(self, query: Tensor, key: Tensor, batch: Batch) -> tuple[Tensor, Stats]:
         """The queries of one view against the keys of another, and the queue."""

@@ -59,8 +59,12 @@ class Frame(Method):
         self.predictor = Head(dim, config.predictor)
         self.teacher: Teacher | None = None
         if config.key_encoder != "shared":
-            momentum = config.momentum if config.key_encoder == "ema" else 1.0
-            self.teacher = Teacher(nn.Sequential(encoder, self.head), momentum=momentum)
+            follows = config.key_encoder == "ema"
+            self.teacher = Teacher(
+                nn.Sequential(encoder, self.head),
+                momentum=config.momentum if follows else 1.0,
+                mode="train" if follows else "eval",  # one that stands still keeps its batch statistics too
+            )
         self.queue = Queue(config.queue, key=dim, **queued or {}) if config.queue else None
         norms = [n for n, m in self.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.cache = f"{BATCH_NORM} in {norms[0]} mixes samples" if norms else "exact"

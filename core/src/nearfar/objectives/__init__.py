@@ -23,11 +23,12 @@ from nearfar.objectives.dense_contrast import (
     near_cells,
     near_points,
 )
+from nearfar.objectives.dual_view import dual_view
 from nearfar.objectives.focal import FocalSupCon, focal, focal_supcon
 from nearfar.objectives.gml import GML, gml, log_likelihood
 from nearfar.objectives.hmce import hmce
 from nearfar.objectives.hmlc import HMLC, hmlc, path_ids
-from nearfar.objectives.hydra import HydraStats, class_pairs, gated_cosine, hydra
+from nearfar.objectives.hydra import class_pairs, gated_cosine, hydra
 from nearfar.objectives.info_nce import InfoNCE, info_nce
 from nearfar.objectives.kernel_mixture import KernelInfoNCE, KernelMixture, kernel_info_nce, kernel_mixture
 from nearfar.objectives.lorentz_clip import LorentzCLIP, entailment, lorentz_clip
@@ -90,7 +91,6 @@ __all__ = [
     "DecoupledUniformity",
     "DenseContrast",
     "FocalSupCon",
-    "HydraStats",
     "InfoNCE",
     "KernelInfoNCE",
     "KernelMixture",
@@ -140,6 +140,7 @@ __all__ = [
     "debiased_floor",
     "decoupled_uniformity",
     "dense_contrast",
+    "dual_view",
     "entailment",
     "focal",
     "focal_supcon",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from nearfar._similarity import accumulation
+from nearfar._similarity import accumulation, normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice, expect_positive
 from nearfar.objectives._shared import reduced
@@ -76,7 +76,7 @@ def multi_label(
         The loss, float32 (float64 for float64 input); log 2 for an infinite temperature without bias and weight.
 
     Raises:
-        ValueError: shapes that do not fit, a row of zeros, a temperature or weight that is not positive.
+        ValueError: shapes that do not fit, a temperature or weight that is not positive.
 
     Notes:
         O(B N) numbers beside the operands. With k far below N and w = 1 the negatives' pull away from the dictionary's
@@ -103,7 +103,9 @@ def multi_label(
     expect(labels.shape == shape and labels.dtype == torch.bool, "labels", f"bool {shape}",
            f"{labels.dtype} {tuple(labels.shape)}")  # fmt: skip
     with no_autocast(embedding.device):
-        p = _unit("embedding", embedding) @ _unit("dictionary", dictionary.detach()).T / temperature + bias
+        kind = accumulation(embedding, dictionary)
+        z, q = normalize(embedding.to(kind)), normalize(dictionary.detach().to(kind))
+        p = z @ q.T / temperature + bias
         loss_BN = torch.where(labels, positive_weight * softplus(-p), softplus(p))
         return reduced(loss_BN.mean(1), reduction)
 

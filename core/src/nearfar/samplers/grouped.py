@@ -162,7 +162,7 @@ class MixedGroups(Planned):
 def num_batches(length: Length | int, groups: Groups, nums: np.ndarray) -> int:
     """Batches of an epoch in which every batch takes `nums` samples of the groups."""
     alone = groups.counts // nums
-    if isinstance(length, (int, np.integer)) and not isinstance(length, bool):
+    if isinstance(length, int):
         at = np.flatnonzero(groups.values == length)
         expect(len(at) == 1, "length", f"the id of a group, one of {groups.values.tolist()[:20]}", length)
         return int(alone[at[0]])

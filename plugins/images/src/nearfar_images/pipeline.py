@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.config import DataConfig, DataInfo, EncoderConfig, EvaluateConfig, ImageViewConfig
-from nearfar.data import Data, Source, class_counts, labels_of, targets_of, view_size, whole
+from nearfar.data import Data, Source, class_counts, labelled, labels_of, targets_of, view_size, whole
 from nearfar.evaluate import Score, evaluate_embedding
 from nearfar.method import Method, Views
 from nearfar.plugin import load_recipe
@@ -262,12 +262,12 @@ def evaluate(
         ValueError: the data has no test part.
     """
     expect(len(data.test) > 0, "data", "a test part: folders train and test, or data.validation > 0", "none")
-    parts = (data.train, data.test)
+    train, test = labelled(data.train), labelled(data.test)
     (train_x, train_index), (test_x, test_index) = (
-        features(method, part, output=output, workers=workers) for part in parts
+        features(method, part, output=output, workers=workers) for part in (train, test)
     )
-    train_y, test_y = labels_of(data.train, train_index), labels_of(data.test, test_index)
-    targets = targets_of(data.train, train_index, data.test, test_index)
+    train_y, test_y = labels_of(train, train_index), labels_of(test, test_index)
+    targets = targets_of(train, train_index, test, test_index)
     return evaluate_embedding(train_x, train_y, test_x, test_y, config, targets=targets)
 
 

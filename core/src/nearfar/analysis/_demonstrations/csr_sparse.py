@@ -30,7 +30,7 @@ ARMS = (*CODERS, "matryoshka", "pca", "random")
 
 
 def world(seed: int) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, D] and classes [N]: each a sum of about four of its class's eight atoms, of three others, and noise."""
+    """Embeddings [N, D] and classes [N]: about four of a class's eight atoms, three others, and noise."""
     generator = torch.Generator().manual_seed(seed)
     atoms = F.normalize(torch.randn(NUM_ATOMS, DIM, generator=generator), dim=1)
     member = torch.stack([torch.randperm(NUM_ATOMS, generator=generator)[:8] for _ in range(NUM_CLASSES)])

@@ -11,8 +11,13 @@ from nearfar.method import Method
 from nearfar.recipe import Recipe
 
 
-def trained(recipe: Recipe, seed: int, epochs: int) -> tuple[Data, Method, dict[str, float]]:
-    """The data, the method after so many epochs, in evaluation mode, and the scores of its features."""
+def trained(
+    recipe: Recipe, seed: int, epochs: int, *, data: Data | None = None
+) -> tuple[Data, Method, dict[str, float]]:  # fmt: skip
+    """The data, the method after so many epochs, in evaluation mode, and the scores of its features.
+
+    `data` stands in place of the recipe's.
+    """
     from nearfar_images import pipeline
 
     with tempfile.TemporaryDirectory() as folder:
@@ -22,7 +27,7 @@ def trained(recipe: Recipe, seed: int, epochs: int) -> tuple[Data, Method, dict[
             checkpoint_every=10**6, output=output,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)
-        data, _ = pipeline.build(recipe)
+        data, _ = pipeline.build(recipe, data)
         run = pipeline.train(recipe, data=data)
         scores = {name: score["value"] for name, score in run.scores["after"].items()}
         return data, pipeline.load_run(output, "last").method.cpu().eval(), scores

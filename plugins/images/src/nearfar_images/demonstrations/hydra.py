@@ -91,4 +91,4 @@ def gate_rank(gate: Any) -> float:
     shape, colour = classes // len(COLOURS), classes % len(COLOURS)
     shared = (shape[:, None] == shape).long() + (colour[:, None] == colour).long()
     pairs = torch.triu_indices(len(classes), len(classes), 1).unbind(0)
-    return float(spearmanr((gates @ gates.t())[pairs].numpy(), shared[pairs].numpy()).statistic)
+    return float(spearmanr((gates @ gates.t())[pairs].numpy(), shared[pairs].numpy())[0])  # type: ignore[arg-type]

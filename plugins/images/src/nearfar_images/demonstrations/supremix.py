@@ -96,9 +96,10 @@ def judge(method: Any, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndar
     (a, b) = (pipeline.features(method, ArraySource(x))[0] for x, _ in (train, test))
     mae = regression_probe(a, torch.from_numpy(train[1]), b, torch.from_numpy(test[1]), draws=1)["mae"].value
     pairs = np.triu_indices(len(b), 1)
-    distance = torch.cdist(*(2 * (nn.functional.normalize(b.double()),))).numpy()[pairs]
+    unit = nn.functional.normalize(b.double())
+    distance = torch.cdist(unit, unit).numpy()[pairs]
     apart = np.abs(test[1][:, None] - test[1])[pairs]
-    return {"mae": mae, "rank": float(spearmanr(distance, apart).statistic)}
+    return {"mae": mae, "rank": float(spearmanr(distance, apart)[0])}  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

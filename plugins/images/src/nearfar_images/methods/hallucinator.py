@@ -122,9 +122,9 @@ class Hallucinator(Frame):
         """
         first, second = (half.flatten(0, 1) for half in stacked_VBD.chunk(2))
         if distributed.world() == 1:
-            return nt_xent([first, second], temperature=self.config.temperature, with_stats=True)
+            return nt_xent(first, second, temperature=self.config.temperature, with_stats=True)
         gathered = [distributed.gather(half) for half in (first, second)]
-        return nt_xent([first, second], temperature=self.config.temperature, gathered=gathered,
+        return nt_xent(first, second, temperature=self.config.temperature, gathered=gathered,
                        offset=distributed.offset(len(first)), with_stats=True)  # fmt: skip
 
     def _simsiam(self, query_VBD: Tensor, target_VBD: Tensor, ratios: Any) -> tuple[Tensor, Stats]:

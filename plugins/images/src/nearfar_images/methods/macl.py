@@ -67,6 +67,6 @@ class MACL(Frame):
         )
 
     @property
-    def _options(self) -> dict[str, float]:
+    def _options(self) -> dict[str, Any]:
         names = ("temperature", "alpha", "alignment_origin", "max_weight")
         return {name: getattr(self.config, name) for name in names}

@@ -57,7 +57,7 @@ class MLS(Frame):
         assert self.teacher is not None  # the config refuses a shared key encoder
         num = len(batch["views"])
         expect(num >= 2, "views.num_views", "2 or more, for a query and a key", num)
-        encoder, head = self.teacher.module
+        encoder, head = self.teacher.module.children()
         views = batch["views"][self.query_views :]
         z = encode_views(lambda x: _both(encoder, head, x), views, shuffle=self.config.shuffle_keys)
         feature, key = z.split((self.head.dim_in, self.head.dim), dim=2)

@@ -85,7 +85,7 @@ class OBoW(Frame):
     def targets(self, batch: Batch, progress: Progress) -> dict[str, Any]:
         """Of each level the bag [B, K] that the teacher sees, and the words [B, D] and distance [] that are to join."""
         assert self.teacher is not None  # made by the frame, since key_encoder is "ema"
-        maps = stage_maps(self.teacher.module[0], batch["whole"])
+        maps = stage_maps(next(self.teacher.module.children()), batch["whole"])
         found: dict[str, Any] = {}
         for level, number in enumerate(self.levels):
             inner = maps[number].float()[:, :, 1:-1, 1:-1]
