@@ -37,7 +37,8 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = dataclasses.replace(
             recipe.trainer, epochs=QUICK_EPOCHS if quick else EPOCHS, seed=seed, evaluate_every=0,
-            evaluate_before=False, progress=False, checkpoint_every=10**6, log_every=1, output=str(Path(folder) / "run"),
+            evaluate_before=False, progress=False, checkpoint_every=10**6, log_every=1,
+            output=str(Path(folder) / "run"),
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)
         data, method = pipeline.build(recipe)

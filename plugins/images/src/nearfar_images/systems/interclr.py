@@ -39,7 +39,7 @@ CARD = System(
     taxonomy=Taxonomy(positive="cluster", negative="mined", key="momentum", loss="probabilistic"),
     evidence="code",
     oracles=(
-        "inter weight 0 gives the MoCo loss exactly; margin 0 with the queue as negatives is the same function as intra",
+        "inter weight 0 gives the MoCo loss exactly; margin 0 with the queue as negatives is the function of intra",
         "the margin m is that of InfoNCE with its positive similarity shifted by -m, and a smaller m is a smaller loss",
         "semi-hard draws lie among the P nearest and never share the label; P = N draws as random does; hard negatives "
         "are the first of a full argsort without the own label",
@@ -127,6 +127,10 @@ def interclr() -> Recipe:
 def interclr_imagenet() -> Recipe:
     """The authors' ImageNet setting: ResNet-50, 10000 clusters, queue 65536, batch 256, SGD, 200 epochs."""
     head = HeadConfig(layers=2, hidden=2048, dim=128, norm="none")
+    views = ImageViewConfig(
+        crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.5, exact_colour=True,
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    )  # fmt: skip
     return dataclasses.replace(
         interclr(),
         name="images/interclr_imagenet",
