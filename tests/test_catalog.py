@@ -103,8 +103,8 @@ def test_select_joins_conditions_and_knows_aliases():
 
 
 def test_cards_by_a_trait():
-    cards = [card("a"), card("b", taxonomy=None),
-             card("c", taxonomy=Taxonomy(positive="label", negative="none", key="momentum", loss="energy"))]  # fmt: skip
+    other = Taxonomy(positive="label", negative="none", key="momentum", loss="energy")
+    cards = [card("a"), card("b", taxonomy=None), card("c", taxonomy=other)]
 
     def slugs(by: str) -> dict[str, list[str]]:
         return {value: [found.slug for found in group] for value, group in grouped(cards, by).items()}

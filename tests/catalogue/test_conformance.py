@@ -30,7 +30,7 @@ def small(slug: str, output: str, **trainer: Any) -> Recipe:
     recipe = plugin.load_recipe(card.recipe)
     options = {
         "epochs": 1, "batch_size": 8, "drop_last": False, "log_every": 1, "evaluate_every": 0,
-        "evaluate_before": False, "progress": False,
+        "evaluate_before": False, "progress": False, "report": False,
         "device": "cpu", "output": output,
     } | trainer  # fmt: skip
     method = dataclasses.replace(recipe.method, **NARROW.get(slug, {}))

@@ -80,7 +80,7 @@ def test_both_directions_of_info_nce_are_clip() -> None:
     torch.testing.assert_close(terms.total, clip(z[0], z[1], temperature=0.07), rtol=1e-6, atol=1e-6)
 
 
-# -- 4: as JSON ----------------------------------------------------------------------------------------------------------
+# -- 4: as JSON --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle("crl_framework", 4)
@@ -116,7 +116,7 @@ def test_parts_that_are_unknown_or_do_not_fit_are_refused(values: dict, message:
         update(plugin.load("images").recipe("crl_simclr"), {"method": values})
 
 
-# -- 5: bounds -----------------------------------------------------------------------------------------------------------
+# -- 5: bounds ---------------------------------------------------------------------------------------------------------
 
 TABLE = torch.tensor([[6, 1, 0], [1, 3, 2], [0, 1, 6]], dtype=F64)
 JOINT = TABLE / TABLE.sum()
@@ -169,7 +169,7 @@ def test_donsker_varadhan_is_the_information_with_the_best_critic_and_below_with
         assert bound(other) < INFORMATION
 
 
-# -- the taxonomy --------------------------------------------------------------------------------------------------------
+# -- the taxonomy ------------------------------------------------------------------------------------------------------
 
 
 SYSTEMS = ["simclr", "supcon", "moco", "dcl", "gradcache", "crl_framework", "byol", "simsiam", "barlow", "vicreg",
@@ -211,7 +211,6 @@ def test_the_demonstration_crosses_losses_and_stores() -> None:
         assert bool(found.method.queue) == arm.endswith("_queue")
         assert found.trainer.batch_size == 64
     assert len({plugin.load("images").recipe(f"{arm}_digits").encoder for arm in arms[:-1]}) == 1
-
 
 
 def test_a_run_with_a_bank_is_read_back_where_samples_are_held_out(tmp_path: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -71,7 +73,7 @@ def test_the_small_recipe_is_the_reference_codes() -> None:
         ({"key_encoder": "ema"}, "method.key_encoder: expected 'shared', received 'ema'"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DebiasedConfig(**options)
 

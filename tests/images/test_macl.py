@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,11 +14,11 @@ from nearfar.objectives import macl, macl_state
 from nearfar.plugin import load_recipe
 from nearfar_images.systems.macl import MACLConfig
 
-QUEUED = {"key_encoder": "ema", "queue": 16, "head": HeadConfig(kind="linear", dim=5)}
+QUEUED: dict[str, Any] = {"key_encoder": "ema", "queue": 16, "head": HeadConfig(kind="linear", dim=5)}
 
 
 def test_the_loss_is_the_objective_and_tells_its_state() -> None:
-    options = {"temperature": 0.3, "alpha": 1.5, "alignment_origin": 0.2, "max_weight": 3.0}
+    options: dict[str, Any] = {"temperature": 0.3, "alpha": 1.5, "alignment_origin": 0.2, "max_weight": 3.0}
     z, _, terms = forward(make(MACLConfig(**options)), batch())
     torch.testing.assert_close(terms.total, macl(z, **options))
     assert terms.counts == {"macl": 12.0}
@@ -62,7 +64,7 @@ def test_recipes_begin_where_the_authors_do() -> None:
         ({"queue": 8}, "method.queue: expected 0 when key_encoder is 'shared'"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, float], message: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MACLConfig(**options)
 

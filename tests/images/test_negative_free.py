@@ -50,7 +50,7 @@ def orthogonal(dim: int = 4) -> Tensor:
     return torch.cat([q, -q])
 
 
-# -- BYOL ----------------------------------------------------------------------------------------------------------------
+# -- BYOL --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle("byol", 1)
@@ -115,7 +115,7 @@ def test_byol_is_known_at_three_angles(angle: float, expected: float) -> None:
     torch.testing.assert_close(loss, torch.tensor(expected), rtol=0, atol=1e-6)
 
 
-# -- SimSiam -------------------------------------------------------------------------------------------------------------
+# -- SimSiam -----------------------------------------------------------------------------------------------------------
 
 
 def siamese(simsiam: Contrast) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +166,7 @@ def test_simsiam_is_half_of_byol_less_one() -> None:
     torch.testing.assert_close(loss, regression(said, target, form="mse") / 2 - 1)
 
 
-# -- Barlow Twins --------------------------------------------------------------------------------------------------------
+# -- Barlow Twins ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle("barlow", 1)
@@ -206,7 +206,7 @@ def test_a_turned_sign_costs_four() -> None:
     assert float(pay(method("barlow"), torch.stack([z, turned]))) == pytest.approx(4, abs=1e-3)
 
 
-# -- VICReg --------------------------------------------------------------------------------------------------------------
+# -- VICReg ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle("vicreg", 1)
@@ -245,7 +245,7 @@ def test_vicreg_sees_a_shift_between_views_alone() -> None:
     torch.testing.assert_close(apart, 25 * shift.square().mean(), rtol=1e-5, atol=1e-4)
 
 
-# -- W-MSE ---------------------------------------------------------------------------------------------------------------
+# -- W-MSE -------------------------------------------------------------------------------------------------------------
 
 
 def wmse_method(**options: Any) -> Contrast:
@@ -308,7 +308,7 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     assert torch.isfinite(wmse_method().loss({"embedding": line}, many, {}, Progress()).total)
 
 
-# -- their recipes -------------------------------------------------------------------------------------------------------
+# -- their recipes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slug", ["byol", "simsiam", "barlow", "vicreg", "wmse"])

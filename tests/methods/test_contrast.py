@@ -115,7 +115,9 @@ CONFIGS = {
     "vicreg": {"loss": "vicreg"},
     "wmse": {"loss": "wmse", "head": HeadConfig(hidden=12, dim=3, norm="layer")},
     "wmse_rounds": {
-        "loss": "wmse", "head": HeadConfig(hidden=12, dim=2, norm="layer"), "wmse": WMSEConfig(size=4, rounds=3)
+        "loss": "wmse",
+        "head": HeadConfig(hidden=12, dim=2, norm="layer"),
+        "wmse": WMSEConfig(size=4, rounds=3),
     },
 }
 

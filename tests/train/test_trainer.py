@@ -202,6 +202,15 @@ def test_the_untrained_features_are_scored_unless_told_not_to(tmp_path: Path) ->
     assert scores[0]["after"] == scores[1]["after"]
 
 
+def test_a_run_without_a_report(tmp_path: Path) -> None:
+    runs = [
+        jobs.train_toy(str(tmp_path / str(i)), changes={"epochs": 1, "report": bool(i)}) for i in range(2)
+    ]  # fmt: skip
+    assert [run.report.exists() for run in runs] == [False, True]
+    assert [run.status["status"] for run in runs] == ["finished"] * 2
+    assert runs[0].scores == runs[1].scores
+
+
 def test_monitoring_an_unknown_score(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trainer.monitor: expected one of .*knn.*received accuracy"):
         jobs.train_toy(str(tmp_path / "run"), changes={"monitor": "accuracy"})

@@ -161,7 +161,7 @@ def select(cards: Iterable[System], *, plugin: str = "", kind: str = "", positiv
 
 
 def grouped(cards: Iterable[System], by: str) -> dict[str, list[System]]:
-    """The cards by a trait of their taxonomy, in the taxonomy's order; those that stand outside it come last, as "-"."""
+    """The cards by a trait of their taxonomy, in the taxonomy's order; last, as "-", those that stand outside it."""
     expect_choice("by", by, TRAITS)
     groups: dict[str, list[System]] = {value: [] for value in (*TRAITS[by], "-")}
     for card in cards:

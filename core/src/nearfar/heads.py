@@ -21,8 +21,8 @@ class Head(nn.Module):
     Kind "none" is the identity and "linear" one linear layer. Kind "mlp" has `layers` linear layers; every one but the
     last is followed by its normalisation and a ReLU. A linear layer before a batch norm carries no bias, since the
     norm takes the mean out again; before a layer norm, which does not, or before none it carries one. With `last_norm`
-    the last layer has no bias either, and is followed by a batch norm that scales and does not shift; `last_bias` leaves
-    it out without one.
+    the last layer has no bias either, and is followed by a batch norm that scales and does not shift; without it
+    `last_bias` decides.
 
     Args:
         dim_in: width of the features.

@@ -57,7 +57,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def fingerprint(recipe: Recipe) -> str:
     """Hash of what decides a run's results; where it is written and how it is shown are left out."""
     data = to_dict(recipe)
-    for key in ("output", "progress", "keep", "trackers", "checkpoint_every"):
+    for key in ("output", "progress", "keep", "report", "trackers", "checkpoint_every"):
         data["values"]["trainer"].pop(key)
     for key in ("workers", "memory_gb", "cache"):
         data["values"]["data"].pop(key)

@@ -189,16 +189,17 @@ def _check_options(config: ContrastConfig) -> None:
         if option.name not in _OPTIONS or option.name in reads:
             continue
         default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
-        expect(getattr(config, option.name) == default, f"method.{option.name}",
-               f"its default with loss {config.loss!r}, which does not read it", getattr(config, option.name))  # fmt: skip
+        value = getattr(config, option.name)
+        expect(value == default, f"method.{option.name}",
+               f"its default with loss {config.loss!r}, which does not read it", value)  # fmt: skip
     scaled = config.temperature != 0.1 or config.learnable_temperature
     expect(config.similarity != "distance" or not scaled, "method.temperature",
            "its default with similarity 'distance', which is not divided", config.temperature)  # fmt: skip
     plain = not (config.vmf_sigma or config.positives == "sum" or config.queue or config.bank)
     plain = plain and config.similarity == "cosine" and (config.key_encoder == "shared" or config.loss == "info_nce")
     expect(config.candidates == "gather" or plain, "method.candidates",
-           "'gather' with vmf_sigma, positives 'sum', a queue or bank, a similarity but the cosine, or a key encoder of "
-           "its own beside info_nce", config.candidates)  # fmt: skip
+           "'gather' with vmf_sigma, positives 'sum', a queue or bank, a similarity but the cosine, or a key encoder "
+           "of its own beside info_nce", config.candidates)  # fmt: skip
     own = config.key_encoder == "shared" and not config.bank
     expect(config.positives == "mean" or own, "method.positives", "'mean' with keys of a teacher or a bank",
            config.positives)  # fmt: skip
@@ -208,7 +209,7 @@ def _check_encoders(config: ContrastConfig) -> None:
     """That query and key encoder fit the loss and each other."""
     expect(not config.bank or (config.key_encoder == "shared" and config.pairs == "views"), "method.bank",
            "off with a key encoder of its own or pairs 'labels', since its rows are the keys", config.bank)  # fmt: skip
-    expect(not config.bank or config.momentum < 1, "method.momentum", "below 1 with a bank, whose rows would never move",
+    expect(not config.bank or config.momentum < 1, "method.momentum", "below 1 with a bank, whose rows would not move",
            config.momentum)  # fmt: skip
     mutual = LOSSES[config.loss].form in ("views", "pairs", "whole") and config.key_encoder == "shared"
     expect(config.symmetric or not (mutual or config.bank), "method.symmetric", "True where all views meet alike",

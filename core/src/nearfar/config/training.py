@@ -91,6 +91,8 @@ class TrainerConfig:
     """evaluations without a better score before the run stops early; 0: never"""
     log_every: int = 10
     """steps between rows of metrics.jsonl"""
+    report: bool = True
+    """write report.html at the end, with a map of the features and nearest neighbours"""
     trackers: tuple[str, ...] = ()
     """Accelerate trackers by name, e.g. tensorboard, wandb"""
     max_bad_steps: int = 5

@@ -157,9 +157,7 @@ class Contrast(Frame):
             return ring.supcon(z_VBD, own, **options)
         return (ring.dcl if self.config.loss == "dcl" else ring.nt_xent)(z_VBD, **options)
 
-    def _against_keys(
-        self, z: Mapping[str, Tensor], batch: Batch, targets: Mapping[str, Any]
-    ) -> tuple[Tensor, Stats]:
+    def _against_keys(self, z: Mapping[str, Tensor], batch: Batch, targets: Mapping[str, Any]) -> tuple[Tensor, Stats]:
         """Every query view against the other views' keys and the queue; the mean over all anchors of all pairs."""
         query_VBD = z["embedding"].transpose(0, 1)
         key_VBD = (z.get("projection", z["embedding"]) if self.teacher is None else targets["key"]).transpose(0, 1)
@@ -174,7 +172,8 @@ class Contrast(Frame):
     def _pair(self, query: Tensor, key: Tensor, batch: Batch) -> tuple[Tensor, Stats]:
         """The queries of one view against the keys of another, and the queue."""
         if self.config.candidates == "ring" and distributed.world() > 1:
-            return ring.info_nce(query, key, temperature=self.objective.temperature, with_stats=True)
+            options: dict[str, Any] = {"temperature": self.objective.temperature, "with_stats": True}
+            return ring.info_nce(query, key, **options)
         several = distributed.world() > 1
         offset = distributed.offset(len(query)) if several else 0
         every = distributed.gather(key, grad=self.teacher is None) if several else key

@@ -53,7 +53,7 @@ def pair_loss(
         positive: P, bool [Q, K].
         negative: N, bool [Q, K], apart from P; a key in neither counts for nothing.
         loss: one of the seven.
-        similarity: "cosine", "dot" (not for distances), or "distance", minus d. For `q' W k` pass `query @ W` and "dot".
+        similarity: "cosine", "dot" (not for distances), or "distance", minus d; `q' W k` is "dot" of `query @ W`.
         temperature: divides similarities, of "distance" not; a number, or a tensor [] that gets a gradient.
         margin: m of triplet and pair_margin.
 
@@ -66,8 +66,8 @@ def pair_loss(
 
     Notes:
         Stores Q x K matrices. Pairs told by ids or numbers need none: see `nearfar.contrast` and the objectives, which
-        `Contrast` calls. binary_nce takes the noise for uniform over the sphere, hence log|N_i|; with one negative it is
-        jensen_shannon.
+        `Contrast` calls. binary_nce takes the noise for uniform over the sphere, hence log|N_i|; with one negative it
+        is jensen_shannon.
 
     Example:
         >>> import torch

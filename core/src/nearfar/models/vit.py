@@ -1,6 +1,6 @@
 """A small vision transformer.
 
-Letters: B batch, C input channels, D width, T tokens, H W pixels, h w patches.
+Letters: B batch, C input channels, D width, T tokens, K kept patches, H W pixels, h w patches.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +25,8 @@ class TinyViT(nn.Module):
         dim: width D, a multiple of `heads`.
         depth: blocks.
         heads: of the attention.
-        pooling: "cls" takes a class token, "mean" averages the patch tokens.
+        pooling: "cls" takes the class token, of several their mean; "mean" averages the patch tokens.
+        num_cls: class tokens where pooling is "cls"; several start from random values, since equal ones stay equal.
 
     Attributes:
         feature_dim: D.
@@ -45,9 +46,11 @@ class TinyViT(nn.Module):
         depth: int = 4,
         heads: int = 4,
         pooling: Literal["cls", "mean"] = "cls",
+        num_cls: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("patch", patch), ("dim", dim), ("depth", depth), ("heads", heads)):
+        for name, value in (("channels", channels), ("patch", patch), ("dim", dim), ("depth", depth), ("heads", heads),
+                            ("num_cls", num_cls)):  # fmt: skip
             expect(value >= 1, name, "1 or more", value)
         expect(size >= patch and size % patch == 0, "size", f"a multiple of the patch of {patch} pixels", size)
         expect(dim % heads == 0, "dim", f"a multiple of {heads} heads", dim)
@@ -56,24 +59,25 @@ class TinyViT(nn.Module):
         side = size // patch
         self.embed = nn.Conv2d(channels, dim, patch, stride=patch)
         self.positions = nn.Parameter(torch.empty(1, dim, side, side))
-        self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if pooling == "cls" else None
+        self.num_cls = num_cls if pooling == "cls" else 0
+        self.cls = nn.Parameter(torch.zeros(1, num_cls, dim)) if pooling == "cls" else None
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.cls is not None and num_cls > 1:
+            nn.init.trunc_normal_(self.cls, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        x_BTD = self._tokens(x)[0]
-        return x_BTD[:, 0] if self.pooling == "cls" else x_BTD.mean(1)
+        return self._pooled(self._tokens(x)[0])
 
     def dense(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Features by patch, normalised as the pooled ones are."""
         x_BTD, side = self._tokens(x)
-        patches = x_BTD if self.cls is None else x_BTD[:, 1:]
-        return patches.transpose(1, 2).unflatten(2, side)
+        return x_BTD[:, self.num_cls :].transpose(1, 2).unflatten(2, side)
 
     def tokens(
         self,
@@ -94,12 +98,35 @@ class TinyViT(nn.Module):
         expect((mask is None) == (mask_token is None), "mask_token", "a tensor [D] exactly with a mask",
                "none" if mask_token is None else "one without a mask")  # fmt: skip
         x_BTD = self._tokens(x, mask, mask_token)[0]
-        patches = x_BTD if self.cls is None else x_BTD[:, 1:]
-        return x_BTD[:, 0] if self.pooling == "cls" else patches.mean(1), patches
+        return self._pooled(x_BTD), x_BTD[:, self.num_cls :]
+
+    def visible(
+        self, x: Float[Tensor, "B C H W"], kept: Int[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B N D"], Float[Tensor, "B K D"]]:
+        """Features, class tokens [B, N, D] and patches of pictures of which only some patches are encoded.
+
+        Args:
+            x: pictures.
+            kept: numbers of the patches that are seen, row after row; the others cost nothing.
+        """
+        x_BTD = self._patches(x)[0]
+        x_BKD = x_BTD.gather(1, kept[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+        x_BTD = self._blocks(x_BKD)
+        return self._pooled(x_BTD), x_BTD[:, : self.num_cls], x_BTD[:, self.num_cls :]
+
+    def _pooled(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD[:, : self.num_cls or None].mean(1)
 
     def _tokens(
         self, x: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, int]]:
+        x_BTD, side = self._patches(x, mask, mask_token)
+        return self._blocks(x_BTD), side
+
+    def _patches(
+        self, x: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Embedded patches with their positions [B, T, D], and their grid."""
         patch = self.patch
         expect(
             x.ndim == 4 and x.shape[1] == self.channels and x.shape[2] % patch == 0 and x.shape[3] % patch == 0,
@@ -115,12 +142,14 @@ class TinyViT(nn.Module):
             expect(tuple(mask.shape) == shape, "mask", f"shape {shape}", tuple(mask.shape))
             hidden = mask.view(-1, 1, *side)
             x_BDhw = torch.where(hidden, mask_token.to(x_BDhw.dtype).view(1, -1, 1, 1), x_BDhw)
-        x_BTD = (x_BDhw + positions).flatten(2).transpose(1, 2)
+        return (x_BDhw + positions).flatten(2).transpose(1, 2), side
+
+    def _blocks(self, x_BTD: Tensor) -> Tensor:
         if self.cls is not None:
-            x_BTD = torch.cat([self.cls.expand(x.shape[0], -1, -1), x_BTD], 1)
+            x_BTD = torch.cat([self.cls.expand(x_BTD.shape[0], -1, -1), x_BTD], 1)
         for block in self.blocks:
             x_BTD = block(x_BTD)
-        return self.norm(x_BTD), side
+        return self.norm(x_BTD)
 
 
 class Block(nn.Module):

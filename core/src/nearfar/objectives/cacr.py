@@ -38,6 +38,20 @@ class CACRParts(NamedTuple):
     negative_entropy: Tensor
 
 
+class CACRStats(NamedTuple):
+    """What CACR saw.
+
+    Args:
+        num_anchors, num_empty, accuracy: as in `nearfar.contrast.Stats`; the last is None.
+        parts: what the loss is made of, without gradient.
+    """
+
+    num_anchors: int
+    num_empty: int
+    accuracy: None
+    parts: CACRParts
+
+
 def _parts(
     views: tuple[Any, ...], t_pos: float, t_neg: float, alpha: float, beta: float, cost: str, t: float,
     class_prior: float, symmetric: bool, detach_weights: bool, gathered: Any, offset: int, tile: int | None,
@@ -155,10 +169,10 @@ def cacr(
         gathered: views [V, N, D] of all processes; pass the result of a differentiable gather.
         offset: where this process's samples begin among the N gathered.
         tile: anchors of a strip; None chooses.
-        with_stats: also return Stats, whose number is that of the local samples.
+        with_stats: also return CACRStats, whose number is that of the local samples.
 
     Returns:
-        The loss, or (loss, Stats). 0 where all rows are one; at least -4 beta.
+        The loss, or (loss, CACRStats). 0 where all rows are one; at least -4 beta.
 
     Raises:
         ValueError: fewer than two views or samples, unequal shapes, a negative weight or temperature.
@@ -187,18 +201,13 @@ def cacr(
         views, t_pos, t_neg, alpha, beta, cost, t, class_prior, symmetric, detach_weights, gathered, offset, tile
     )  # fmt: skip
     loss = parts.attraction + parts.repulsion
-    return (loss, Stats(num, 0, None)) if with_stats else loss
+    return (loss, CACRStats(num, 0, None, CACRParts(*(x.detach() for x in parts)))) if with_stats else loss
 
 
 @torch.no_grad()
 def cacr_parts(*views: Any, **options: Any) -> CACRParts:
     """Attraction and repulsion of `cacr` apart, and the mean entropies of their weights; arguments as there."""
-    values: dict[str, Any] = {
-        "t_pos": 1.0, "t_neg": 0.9, "alpha": 1.0, "beta": 1.0, "cost": "euclidean", "t": 2.0, "class_prior": 0.0,
-        "symmetric": False, "detach_weights": False, "gathered": None, "offset": 0, "tile": None,
-    }  # fmt: skip
-    expect(options.keys() <= values.keys(), "options", f"some of {', '.join(values)}", sorted(options))
-    return _parts(views, **(values | options))[0]
+    return cacr(*views, **options, with_stats=True)[1].parts
 
 
 @eager

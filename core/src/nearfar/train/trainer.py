@@ -327,11 +327,13 @@ class Trainer:
             self._judge({n: s for n, s in scores.items() if n in ("knn", self.config.monitor)})
         state.save(self)
         self._save_scores("after", scores)
-        judged = self.data.test if len(self.data.test) > 2 else self.data.train
-        features, index = self.features(source=judged)  # by all processes
         if distributed.is_main():
             self.run.set_status("finished", step=self.step, steps=self.steps, epoch=self.epoch)
-            finish.report(self, features, index, judged)
+        if self.config.report:
+            judged = self.data.test if len(self.data.test) > 2 else self.data.train
+            features, index = self.features(source=judged)  # by all processes
+            if distributed.is_main():
+                finish.report(self, features, index, judged)
         distributed.barrier()
 
     def _save_scores(self, when: str, scores: dict[str, Score]) -> None:

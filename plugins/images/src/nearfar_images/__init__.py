@@ -18,6 +18,7 @@ PLUGIN = Plugin(
         "index": "nearfar_images.index_commands:index",
         "search": "nearfar_images.index_commands:search",
         "duplicates": "nearfar_images.index_commands:duplicates",
+        "vit": "nearfar_images.vit_command:vit",
         "export": "nearfar_images.commands:export",
     },
     help={
@@ -30,6 +31,7 @@ PLUGIN = Plugin(
         "index": "make an index of a folder of images, or bring it up to date",
         "search": "images of an index most similar to query images",
         "duplicates": "near-duplicates in an index",
+        "vit": "attention, similarity and scores of a vision transformer, block by block",
         "export": "write the encoder as safetensors or ONNX",
     },
     zoo={"digits": "nearfar_images.zoo:DIGITS", "digits_supervised": "nearfar_images.zoo:DIGITS_SUPERVISED"},

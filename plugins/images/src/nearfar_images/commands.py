@@ -77,7 +77,9 @@ def _train(recipe: Recipe, resume: bool | str) -> Run:
             out.print(_score_table({when: scores[when] for when in ("before", "after") if when in scores}))
         else:
             out.print("No scores: the data has no labels or no validation part.")
-        out.print(f"run     {run.path}\nreport  {run.report}", soft_wrap=True)
+        out.print(f"run     {run.path}", soft_wrap=True)
+        if run.report.exists():
+            out.print(f"report  {run.report}", soft_wrap=True)
     return run
 
 

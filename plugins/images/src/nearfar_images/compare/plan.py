@@ -69,7 +69,7 @@ def recipe(
         evaluate=options.evaluate,
         trainer=TrainerConfig(
             epochs=epochs, batch_size=batch, seed=seed, output=output, evaluate_every=0, evaluate_before=False,
-            progress=False, keep=1,
+            progress=False, keep=1, report=False,
         ),
     )  # fmt: skip
 

@@ -44,25 +44,19 @@ def recipe_arm(arm: str, seed: int, quick: bool) -> dict[str, float]:
     return {name: score.value for name, score in pipeline.evaluate(method.eval(), data, recipe.evaluate).items()}
 
 
-def train_and_score(
-    recipe: Recipe, seed: int, quick: bool, *, epochs: int = EPOCHS, logged: tuple[str, ...] = ()
-) -> dict[str, float]:  # fmt: skip
-    """Trains a recipe for the demonstration's epochs and gives the scores of its last step.
-
-    `logged` names values that training logs, to be given as they stand in its last row.
-    """
+def train_and_score(recipe: Recipe, seed: int, quick: bool, *, epochs: int = EPOCHS) -> dict[str, float]:
+    """Trains a recipe for the demonstration's epochs and gives the scores of its last step."""
     from nearfar_images import pipeline
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = _seeded(recipe, seed)
         trainer = dataclasses.replace(
             recipe.trainer, epochs=QUICK_EPOCHS if quick else epochs, evaluate_every=0, evaluate_before=False,
-            progress=False, checkpoint_every=10**6,
+            progress=False, checkpoint_every=10**6, report=False,
             output=str(Path(folder) / "run"),
         )  # fmt: skip
         run = pipeline.train(dataclasses.replace(recipe, trainer=trainer))
-        last = [row for row in run.metrics if "loss" in row][-1]
-        return {name: score["value"] for name, score in run.scores["after"].items()} | {n: last[n] for n in logged}
+        return {name: score["value"] for name, score in run.scores["after"].items()}
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:

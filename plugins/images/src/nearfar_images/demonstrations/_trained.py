@@ -12,24 +12,25 @@ from nearfar.recipe import Recipe
 
 
 def trained(
-    recipe: Recipe, seed: int, epochs: int, *, data: Data | None = None
+    recipe: Recipe, seed: int, epochs: int, *, data: Data | None = None, logged: tuple[str, ...] = ()
 ) -> tuple[Data, Method, dict[str, float]]:  # fmt: skip
     """The data, the method after so many epochs, in evaluation mode, and the scores of its features.
 
-    `data` stands in place of the recipe's.
+    `data` stands in place of the recipe's. `logged` names what training logged last, to be given with the scores.
     """
     from nearfar_images import pipeline
 
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "run")
         trainer = dataclasses.replace(
-            recipe.trainer, epochs=epochs, seed=seed, evaluate_every=0, evaluate_before=False, progress=False,
+            recipe.trainer, epochs=epochs, seed=seed, evaluate_every=0, evaluate_before=False, progress=False, report=False,
             checkpoint_every=10**6, output=output,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)
         data, _ = pipeline.build(recipe, data)
         run = pipeline.train(recipe, data=data)
-        scores = {name: score["value"] for name, score in run.scores["after"].items()}
+        last = [row for row in run.metrics if "loss" in row][-1]
+        scores = {name: score["value"] for name, score in run.scores["after"].items()} | {n: last[n] for n in logged}
         return data, pipeline.load_run(output, "last").method.cpu().eval(), scores
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from nearfar_images.demonstrations import train_and_score
+from nearfar_images.demonstrations import QUICK_EPOCHS
+from nearfar_images.demonstrations._trained import trained
 
 EPOCHS = {32: 10, 256: 30}  # about 420 and 150 steps
 
@@ -28,6 +29,6 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
             optimiser=dataclasses.replace(recipe.optimiser, lr_scaling="sqrt"),
         )
         logged = ("temperature", "positive") if name == "macl" else ()
-        scores = train_and_score(sized, seed, quick, epochs=epochs, logged=logged)
+        _, _, scores = trained(sized, seed, QUICK_EPOCHS if quick else epochs, logged=logged)
         found |= {f"{n}_at_batch_{batch}": scores[n] for n in ("linear", "few_label", "knn", *logged)}
     return found

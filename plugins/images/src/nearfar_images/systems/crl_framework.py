@@ -40,13 +40,14 @@ CARD = System(
     export=("safetensors", "onnx"),
 )
 
-KEYS = {"key_encoder": "ema", "momentum": 0.99, "symmetric": False}
+KEYS: dict[str, Any] = {"key_encoder": "ema", "momentum": 0.99, "symmetric": False}
+HEAD = HeadConfig(layers=2, dim=128)
 
 
-def _recipe(name: str, **method: Any) -> Recipe:
+def _recipe(name: str, *, head: HeadConfig = HEAD, **method: Any) -> Recipe:
     return Recipe(
         name=f"images/{name}",
-        method=ContrastConfig(**{"head": HeadConfig(layers=2, dim=128)} | method),
+        method=ContrastConfig(head=head, **method),
         views=_views.small(),
         encoder=EncoderConfig(name="auto"),
         optimiser=OptimiserConfig(name="adamw", lr=1e-3, weight_decay=1e-4, warmup_epochs=5.0),
@@ -113,7 +114,7 @@ def crl_byol() -> Recipe:
     )
 
 
-# -- the demonstration: losses by key stores ----------------------------------------------------------------------------
+# -- the demonstration: losses by key stores ---------------------------------------------------------------------------
 
 
 def crl_simclr_digits() -> Recipe:

@@ -135,17 +135,7 @@ def interclr_imagenet() -> Recipe:
         interclr(),
         name="images/interclr_imagenet",
         method=InterCLRConfig(head=head, queue=65536, shuffle_keys=True, num_clusters=10000),
-        views=ImageViewConfig(
-            crop_scale=(0.2, 1.0),
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            hue=0.1,
-            blur=0.5,
-            exact_colour=True,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        ),  # fmt: skip
+        views=views,
         encoder=EncoderConfig(name="torchvision/resnet50"),
         optimiser=OptimiserConfig(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4),
         trainer=TrainerConfig(epochs=200, batch_size=256),

@@ -36,8 +36,8 @@ CARD = System(
     oracles=(
         "where all embeddings are one, MV-InfoNCE is log((BV - 1)/(V - 1)) and MV-DHEL -log(V(V - 1)/2) + V log(B - 1) "
         "+ (V - 1)/tau",
-        "with two views MV-InfoNCE is at least NT-Xent, and equal where both denominators agree; MV-DHEL is the two-view "
-        "DHEL",
+        "with two views MV-InfoNCE is at least NT-Xent, and equal where both denominators agree; MV-DHEL is the "
+        "two-view DHEL",
         "permuting views or samples and rotating change nothing; MV-DHEL's uniformity bears another rotation in each "
         "view",
         "both losses equal loops over three samples and three views, with every option of the denominator",
