@@ -17,9 +17,10 @@ from nearfar.config import DataConfig, EncoderConfig, HeadConfig, TrainerConfig,
 from nearfar.data import Annotated, ArraySource, Data, without_test
 from nearfar.recipe import Recipe
 
-# Changes of methods whose batch must have more samples than the embedding has features.
+# Changes of methods whose batch must have more samples than the embedding has features, or that mine the queue.
 NARROW: dict[str, dict[str, Any]] = {
     "wmse": {"head": HeadConfig(hidden=8, dim=2, last_bias=False), "wmse": WMSEConfig(size=0)},
+    "mochi": {"num_hardest": 4, "num_pairs": 5, "num_with_query": 3, "pairs_from": 0, "with_query_from": 0},
 }
 TRAINS = [card for card in systems() if card.kind in ("train", "pipeline", "baseline")]
 

@@ -18,7 +18,15 @@ from nearfar.models import TinyViT
 from nearfar.rng import Rng
 from nearfar.views import ImageViews
 from nearfar_images import encoders
-from nearfar_images.methods._masked import masking, normalise_patches, patchify, pixel_loss, unpatchify, visible
+from nearfar_images.methods._masked import (
+    masking,
+    normalise_patches,
+    patch_grid,
+    patchify,
+    pixel_loss,
+    unpatchify,
+    visible,
+)
 from nearfar_images.systems.macrl import MACRLConfig
 
 B, SIDE = 5, 16
@@ -169,13 +177,20 @@ def test_all_patches_kept_is_the_encoder_itself() -> None:
     x = torch.rand(3, *SHAPE)
     for name in ("tiny-vit", "timm/vit_tiny_patch16_224", "convnet"):
         encoder = built(name).eval()
-        x = torch.rand(3, *SHAPE)
-        side = (1, 1) if name.startswith("timm") else (4, 4) if name == "tiny-vit" else encoder.dense(x).shape[2:]
-        whole = masking(torch.rand(3, side[0] * side[1]), tuple(side), 0.0)
-        feature, prefix, patches = visible(encoder, x, whole, tuple(side), torch.zeros(3))
+        side = patch_grid(encoder, SHAPE)
+        assert side == ((1, 1) if name.startswith("timm") else (4, 4))
+        whole = masking(torch.rand(3, side[0] * side[1]), side, 0.0)
+        feature, prefix, patches = visible(encoder, x, whole, side, torch.zeros(3))
         torch.testing.assert_close(feature, encoder(x))
-        torch.testing.assert_close(patches, encoder.dense(x).flatten(2).transpose(1, 2))
+        dense = encoder.dense(x).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(patches, dense if name != "convnet" else dense.expand(-1, 16, -1))
         assert prefix.shape == (3, 1, encoder.feature_dim)
+
+
+def test_grids_of_encoders_without_patches() -> None:
+    encoder = built("convnet")
+    for size, expected in ((16, 4), (28, 4), (32, 4), (64, 4), (96, 6), (224, 14), (7, 7)):
+        assert patch_grid(encoder, (3, size, size)) == (expected, expected)
 
 
 def test_several_class_tokens() -> None:
@@ -186,7 +201,7 @@ def test_several_class_tokens() -> None:
     torch.testing.assert_close(feature, cls.mean(1))
     torch.testing.assert_close(vit(x), feature)
     torch.testing.assert_close(vit.dense(x).flatten(2).transpose(1, 2), patches)
-    assert float((cls[:, 0] - cls[:, 1]).abs().max()) > 1e-3
+    assert not torch.allclose(cls[:, 0], cls[:, 1], atol=1e-3)
 
 
 def test_patches_there_and_back() -> None:

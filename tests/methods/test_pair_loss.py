@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from nearfar.methods import pair_loss
-from nearfar.methods.pair_loss import LOSSES
+from nearfar.methods.masked import LOSSES
 from nearfar.objectives import mutual_information, nt_xent, pair_margin, supcon, triplet
 
 F64 = torch.float64

@@ -119,6 +119,21 @@ def test_antipodal_pairs_stay_finite() -> None:
     assert mixed.isfinite().all()
 
 
+def test_numbers_given_stand_for_draws_row_by_row() -> None:
+    query, bank, index = torch.randn(4, 6), torch.randn(30, 6), torch.randint(0, 30, (4, 9))
+    pairs, hard = torch.rand(4, 7, 3), torch.rand(4, 7, 2)
+    mixed = mix_pairs(bank, index, 7, uniform=pairs)
+    unit = F.normalize(bank, dim=1)
+    one, two = (unit[index[2, int(pairs[2, 5, k] * 9)]] for k in (0, 1))
+    share = pairs[2, 5, 2]
+    assert torch.allclose(mixed[2, 5], F.normalize(share * one + (1 - share) * two, dim=0), atol=1e-6)
+    assert torch.equal(mix_pairs(bank, index[1:3], 4, uniform=pairs[1:3, :4]), mixed[1:3, :4])
+    mixed = mix_with_query(query, bank, index, 7, uniform=hard)
+    b, other = hard[0, 1, 1] / 2, unit[index[0, int(hard[0, 1, 0] * 9)]]
+    expected = F.normalize(b * F.normalize(query[0], dim=0) + (1 - b) * other, dim=0)
+    assert torch.allclose(mixed[0, 1], expected, atol=1e-6)
+
+
 def test_bad_input_is_named() -> None:
     query, bank, index = torch.randn(2, 3), torch.randn(5, 3), torch.zeros(2, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="num \\+ skip: expected at most the 5 candidates"):
@@ -127,5 +142,9 @@ def test_bad_input_is_named() -> None:
         mochi(query, bank, num_hardest=2, num_pairs=-1)
     with pytest.raises(ValueError, match="num: expected 0 or more, received -1"):
         mix_pairs(bank, index, -1)
+    with pytest.raises(ValueError, match=r"uniform: expected shape \[2, 1, 3\], received \(2, 1, 2\)"):
+        mix_pairs(bank, index, 1, uniform=torch.rand(2, 1, 2))
+    with pytest.raises(ValueError, match="uniform: expected none beside generator"):
+        mix_pairs(bank, index, 1, uniform=torch.rand(2, 1, 3), generator=generator())
     with pytest.raises(ValueError, match=r"most: expected a number in \(0, 1\), received 1.0"):
         mix_with_query(query, bank, index, 1, most=1.0)

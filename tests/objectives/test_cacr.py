@@ -279,7 +279,6 @@ def test_modules() -> None:
         (lambda: cacr(draw(2, 4, 3), class_prior=1.0), r"class_prior: expected a number in \[0, 1\)"),
         (lambda: cacr(draw(2, 4, 3), class_prior=0.1, cost="rbf"), "class_prior: expected 0 with cost='rbf'"),
         (lambda: cacr(draw(2, 4, 3), cost="dot"), "cost: expected one of"),
-        (lambda: cacr_parts(draw(2, 4, 3), tau=1.0), "options: expected some of"),
         (lambda: cacr_momentum(draw(2, 4, 3), draw(3, 4, 3)), "keys: expected 2 views or fewer"),
         (lambda: cacr_momentum(draw(2, 4, 3), draw(2, 5, 3)), "keys: expected views of shape"),
         (lambda: cacr_momentum(draw(2, 4, 3), draw(2, 4, 3), temperature=0.0), "temperature: expected a finite number"),

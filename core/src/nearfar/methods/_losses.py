@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nearfar import distributed
 from nearfar.config import ContrastConfig
 from nearfar.contrast import Stats, contrast
-from nearfar.methods.pair_loss import pair_loss
+from nearfar.methods.masked import pair_loss
 from nearfar.objectives import (
     DCL,
     WMSE,

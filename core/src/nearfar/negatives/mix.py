@@ -16,7 +16,12 @@ from nearfar.negatives.choose import hardest, wide
 
 @torch.no_grad()
 def mix_pairs(
-    candidate: Float[Tensor, "N D"], index: Int[Tensor, "B P"], num: int, *, generator: torch.Generator | None = None
+    candidate: Float[Tensor, "N D"],
+    index: Int[Tensor, "B P"],
+    num: int,
+    *,
+    generator: torch.Generator | None = None,
+    uniform: Float[Tensor, "B S 3"] | None = None,
 ) -> Float[Tensor, "B S D"]:
     """`num` mixtures of two of each anchor's chosen candidates.
 
@@ -27,13 +32,15 @@ def mix_pairs(
         index: chosen candidates [B, P], from `hardest`.
         num: S, mixtures an anchor; the first ones do not depend on how many there are.
         generator: of the draws, on the device of `index`.
+        uniform: in place of draws, numbers in [0, 1) that choose i, j and a, for instance those of
+            `nearfar.rng.Rng.uniform`, which do not depend on the batch.
 
     Returns:
         [B, S, D] of unit length.
 
     Source: Kalantidis et al., "Hard negative mixing for contrastive learning", NeurIPS 2020.
     """
-    first, second, share = _draws(index, num, 3, generator)
+    first, second, share = _draws(index, num, 3, generator, uniform)
     one, two = (_unit(candidate, _pick(index, place)) for place in (first, second))
     return F.normalize(torch.lerp(two, one, share[..., None].to(one.dtype)), dim=-1)
 
@@ -47,6 +54,7 @@ def mix_with_query(
     *,
     most: float = 0.5,
     generator: torch.Generator | None = None,
+    uniform: Float[Tensor, "B S 2"] | None = None,
 ) -> Float[Tensor, "B S D"]:
     """`num` mixtures of each query with one of its chosen candidates, harder than the candidate itself.
 
@@ -59,6 +67,7 @@ def mix_with_query(
         num: S, mixtures a query; the first ones do not depend on how many there are.
         most: largest share of the query, in (0, 1); up to one half the candidate prevails.
         generator: of the draws, on the device of `index`.
+        uniform: in place of draws, numbers in [0, 1) that choose j and b / most.
 
     Returns:
         [B, S, D] of unit length, without gradient to the query.
@@ -66,7 +75,7 @@ def mix_with_query(
     Source: Kalantidis et al., "Hard negative mixing for contrastive learning", NeurIPS 2020.
     """
     expect(0 < most < 1, "most", "a number in (0, 1)", most)
-    place, share = _draws(index, num, 2, generator)
+    place, share = _draws(index, num, 2, generator, uniform)
     other = _unit(candidate, _pick(index, place))
     query = F.normalize(query.to(other.dtype), dim=1)[:, None].expand_as(other)
     return F.normalize(torch.lerp(other, query, (most * share)[..., None].to(other.dtype)), dim=-1)
@@ -125,8 +134,15 @@ def _pick(index: Tensor, place: Tensor) -> Tensor:
     return index.gather(1, (place * index.shape[1]).long().clamp(max=index.shape[1] - 1))
 
 
-def _draws(index: Tensor, num: int, kinds: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+def _draws(
+    index: Tensor, num: int, kinds: int, generator: torch.Generator | None, uniform: Tensor | None
+) -> tuple[Tensor, ...]:
     """`kinds` uniform numbers [B, num] each; drawn mixture by mixture, so that more of them change no earlier one."""
     expect(num >= 0, "num", "0 or more", num)
+    if uniform is not None:
+        expect(generator is None, "uniform", "none beside generator", "both")
+        shape = (len(index), num, kinds)
+        expect(tuple(uniform.shape) == shape, "uniform", f"shape {list(shape)}", tuple(uniform.shape))
+        return uniform.double().unbind(2)
     drawn = torch.rand(num, kinds, len(index), generator=generator, device=index.device, dtype=torch.float64)
     return tuple(drawn.permute(1, 2, 0))

@@ -6,15 +6,17 @@ patch and channels.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nearfar.checks import expect
 from nearfar.models.vit import Block
-from nearfar_images.methods._patches import see
+from nearfar_images.methods._patches import grid, see
 
 
 class Masking(NamedTuple):
@@ -32,7 +34,7 @@ class Masking(NamedTuple):
 
 
 def check_masking(name: str, side: tuple[int, int], ratio: float, block: int) -> None:
-    """ValueError unless the grid divides into blocks of which one stays at least and, with a ratio above 0, one goes."""
+    """ValueError unless the grid divides into blocks of which one stays at least and, with a ratio, one goes."""
     expect(0 <= ratio < 1, f"method.{name}", "a number in [0, 1)", ratio)
     divides = block >= 1 and side[0] % block == 0 and side[1] % block == 0
     expect(divides, "method.block", f"a divisor of both sides of the grid of {side[0]} x {side[1]} patches", block)
@@ -73,7 +75,8 @@ def visible(
 
     Args:
         encoder: of `nearfar_images.encoders`. Transformers of nearfar and of timm see the kept patches alone; others
-            see `colour` in the place of removed ones, and their feature counts as the class token.
+            see `colour` in the place of removed ones, their feature counts as the class token, and a patch is the
+            cell of their map at its place.
         x: images [B, C, H, W].
         masking: of every image.
         side: (h, w).
@@ -88,8 +91,23 @@ def visible(
         tokens = torch.cat([tokens[:, :num], _rows(tokens[:, num:], masking.kept)], 1)
         tokens = model.norm(model.blocks(model.norm_pre(tokens)))
         return model.forward_head(tokens), tokens[:, :num], tokens[:, num:]
-    feature, patches = see(encoder, x, masking.mask.unflatten(1, side), colour)
+    feature, cells = see(encoder, x, masking.mask.unflatten(1, side), colour)
+    height = round(math.sqrt(cells.shape[1] * x.shape[2] / x.shape[3]))
+    dense = cells.transpose(1, 2).unflatten(2, (height, -1))
+    patches = F.interpolate(dense, side, mode="nearest-exact").flatten(2).transpose(1, 2)
     return feature, feature[:, None], _rows(patches, masking.kept)
+
+
+def patch_grid(encoder: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Patches (h, w) of images of a shape (C, H, W) that are removed or kept.
+
+    A transformer's own; for other encoders of a side that divides the image's, 16 pixels or a quarter of it at most.
+    """
+    if not needs_colour(encoder):
+        return grid(encoder, shape)
+    common = math.gcd(shape[1], shape[2])
+    patch = max(n for n in range(1, max(1, min(16, common // 4)) + 1) if common % n == 0)
+    return shape[1] // patch, shape[2] // patch
 
 
 def needs_colour(encoder: nn.Module) -> bool:

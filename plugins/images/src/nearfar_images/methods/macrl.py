@@ -26,11 +26,11 @@ from nearfar_images.methods._masked import (
     masking,
     needs_colour,
     normalise_patches,
+    patch_grid,
     patchify,
     pixel_loss,
     visible,
 )
-from nearfar_images.methods._patches import grid
 
 if TYPE_CHECKING:
     from nearfar_images.systems.macrl import MACRLConfig
@@ -65,7 +65,7 @@ class MACRL(Contrast):
         expect(len(info.shape) == 3, "info.shape", "(C, H, W)", info.shape)
         assert isinstance(views, ImageViews)
         expect(views.config.num_views == 2, "views.num_views", "2", views.config.num_views)
-        self.side = grid(encoder, info.shape)
+        self.side = patch_grid(encoder, info.shape)
         self.ratios, self.weights = (config.ratio_a, config.ratio_b), (config.weight_a, config.weight_b)
         for name, ratio in zip(("ratio_a", "ratio_b"), self.ratios, strict=True):
             check_masking(name, self.side, ratio, 1)

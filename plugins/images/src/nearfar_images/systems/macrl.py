@@ -39,8 +39,8 @@ CARD = System(
     evidence="rebuilt",
     oracles=(
         "without reconstruction and masks the loss is MoCo's on a transformer",
-        "without contrast and the second branch it is a masked autoencoder with L1; a prediction equal to the target on "
-        "removed patches costs 0 whatever it says of the others",
+        "without contrast and the second branch it is a masked autoencoder with L1; a prediction equal to the target "
+        "on removed patches costs 0 whatever it says of the others",
         "keys, queue and teacher get no gradient, the decoder none from the contrast",
         "L - int(L (1 - r)) patches of each image are removed; equal seeds give equal masks, other views others",
         "a prediction that is off by c on removed patches costs |c|",
