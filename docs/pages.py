@@ -243,7 +243,8 @@ def demonstration_lines(result: dict[str, Any]) -> list[str]:
     rows, claim, verdict = result["rows"], result["claim"], result["verdict"]
     num = len({row["seed"] for row in rows})
     lines = [f"{result['data']}; mean over {num} seeds, smallest and largest in brackets.", ""]
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    names = [claim["metric"]] if claim else []
+    metrics = list(dict.fromkeys([*names, *(name for row in rows for name in row["metrics"])]))[:6]  # the file has all
     cells = []
     for arm in result["arms"]:
         found = [row["metrics"] for row in rows if row["arm"] == arm]

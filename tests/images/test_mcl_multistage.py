@@ -199,8 +199,8 @@ def test_stages_as_runs_of_their_own(tmp_path: Path) -> None:
     joined, _ = pipeline.features(Joined(runs), data.train)
     torch.testing.assert_close(joined, fuse(parts))
     assert joined.shape == (40, 16)
+    large = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, batch_size=40))
     with pytest.raises(ValueError, match="batch_size: expected at most the .* samples of the largest group"):
-        large = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, batch_size=40))
         multistage(large, tmp_path / "other", num_clusters=2, data=data)
     with pytest.raises(ValueError, match="start: expected one of"):
         multistage(recipe, tmp_path, start="anew", data=data)

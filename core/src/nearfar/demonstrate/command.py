@@ -12,6 +12,9 @@ from nearfar.checks import expect
 from nearfar.flags import parse
 from nearfar.terminal import console, print_json, table
 
+COLUMN = 12
+"""characters of a column of figures"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrateOptions:
@@ -62,14 +65,17 @@ def main(argv: list[str]) -> int:
 def show(result: dict[str, Any]) -> None:
     """Means of every arm, the claim, and the verdict."""
     out = console()
-    metrics = list(dict.fromkeys(name for row in result["means"].values() for name in row))
+    claim, verdict = result["claim"], result["verdict"]
+    names = [claim["metric"]] if claim else []
+    names += [name for row in result["means"].values() for name in row]
+    first = max(len(arm) for arm in result["means"])
+    metrics = list(dict.fromkeys(names))[: max(1, (out.width - first) // COLUMN)]  # the file holds all of them
     rows = table(result["slug"], *metrics)
     for arm, means in result["means"].items():
         rows.add_row(arm, *(f"{means[name]:.4g}" if name in means else "-" for name in metrics))
     out.print(rows)
     num = len({row["seed"] for row in result["rows"]})
     out.print(f"[dim]{escape(result['data'])}; mean of {num} seed{'s' * (num != 1)}, {result['seconds']:.0f} s[/]")
-    claim, verdict = result["claim"], result["verdict"]
     if claim:
         order = (" > " if claim["direction"] == "higher" else " < ").join(claim["order"])
         out.print(f"claim    {escape(claim['metric'])}: {escape(order)}, by {claim['margin']:g} or more")

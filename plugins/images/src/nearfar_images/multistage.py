@@ -104,8 +104,10 @@ def _maker(recipe: Recipe, data: Data, t: int) -> Any:
                 before = 0 if context.options["start"] == "stage0" else t - 1
                 taught = pipeline.load_run(context.inputs[f"stage{before}.run"].path, "last").method
                 method.load_state_dict(taught.state_dict())
-        return Trainer(method, data, config, optimiser=recipe.optimiser, evaluate=recipe.evaluate,
-                       recipe=pipeline.resolve(own, data.train), sampler=sampler, workers=recipe.data.workers)  # fmt: skip
+        return Trainer(
+            method, data, config, optimiser=recipe.optimiser, evaluate=recipe.evaluate,
+            recipe=pipeline.resolve(own, data.train), sampler=sampler, workers=recipe.data.workers,
+        )  # fmt: skip
 
     return make
 
