@@ -7,7 +7,7 @@ import dataclasses
 from nearfar_images.demonstrations import QUICK_EPOCHS
 from nearfar_images.demonstrations._trained import trained
 
-EPOCHS = {"balanced": 10, "imbalanced": 30}  # about 100 and 90 steps
+EPOCHS = {"balanced": 5, "imbalanced": 15}  # about 100 and 90 steps
 IMBALANCE = 20.0
 RECIPES = {"nt_xent": "multi_view_pairs_digits", "align_uniform": "align_uniform_digits"}
 

@@ -7,7 +7,7 @@ import dataclasses
 from nearfar_images.demonstrations import QUICK_EPOCHS
 from nearfar_images.demonstrations._trained import trained
 
-EPOCHS = 15
+EPOCHS = 8
 RECIPES = {
     "mv_dhel": "mv_infonce_mv_dhel_digits",
     "mv_infonce": "mv_infonce_digits",
@@ -22,7 +22,7 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
     Args:
         name: LOSS_vV: a loss and its number of views; pvc is geometric poly-view contrast.
         seed: of weights, views and order.
-        quick: two epochs instead of fifteen.
+        quick: two epochs instead of eight.
     """
     from nearfar.evaluate import geometry
     from nearfar.plugin import load

@@ -6,7 +6,7 @@ import dataclasses
 
 from nearfar_images.demonstrations import train_and_score
 
-STEPS, QUICK_STEPS = 120, 10
+STEPS, QUICK_STEPS = 100, 10
 VIEWS, IMAGES = 256, 64
 RECIPES = {
     "geometric": "poly_view_digits",

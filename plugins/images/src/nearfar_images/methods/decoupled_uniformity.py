@@ -83,9 +83,10 @@ class DecoupledUniformity(Frame):
             "method.prior", f"a file .npy, or a field of the data with numbers [B] or [B, Q] among {numbers}",
             repr(config.prior),
         )  # fmt: skip
+        known: Tensor = field  # type: ignore[assignment]
         if config.prior == "label":
-            field = nn.functional.one_hot(field, self.num_classes)
-        every = distributed.gather(field.double(), grad=False)
+            known = nn.functional.one_hot(known, self.num_classes)
+        every = distributed.gather(known.double(), grad=False)
         return standardise(every) if config.standardise else every
 
     def _rows(self, index_B: Tensor) -> Tensor:

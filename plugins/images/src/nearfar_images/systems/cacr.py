@@ -178,7 +178,8 @@ def _digits_recipe(name: str, config: CACRConfig) -> Recipe:
     return dataclasses.replace(
         recipe,
         views=dataclasses.replace(recipe.views, num_views=5),
-        trainer=dataclasses.replace(recipe.trainer, batch_size=128, epochs=30),
+        trainer=dataclasses.replace(recipe.trainer, batch_size=64, epochs=30),
+        optimiser=dataclasses.replace(recipe.optimiser, lr=1e-3),
     )
 
 

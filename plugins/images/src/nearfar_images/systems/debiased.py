@@ -157,5 +157,5 @@ RECIPES = {
     "debiased_labels_digits": debiased_labels_digits,
 }
 DEMONSTRATION = digits(
-    "debiased", "debiased_prior0", "debiased_prior05", "debiased_prior20", "debiased_labels", "untrained", seeds=5
+    "debiased", "debiased_prior0", "debiased_prior05", "debiased_prior20", "debiased_labels", "untrained"
 )

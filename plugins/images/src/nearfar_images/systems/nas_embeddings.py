@@ -18,8 +18,8 @@ CARD = System(
     evidence="code",
     oracles=(
         "for y = W x every row of J is the sum of W's rows, so J has rank 1 and E one column that is not zero",
-        "E E' is J J' but for the discarded tail; permuting probes permutes rows of E and leaves e; weights of the last "
-        "layer times c give E times c",
+        "E E' is J J' but for the discarded tail; permuting probes permutes E's rows and leaves e; the last layer's "
+        "weights times c give E times c",
         "J by one backward equals jacrev of the summed output, sample by sample, without batch norm",
         "the contrast is SimCLR's loss; orthogonal embeddings of identical pairs give log(1 + (2B - 2) exp(-1/t))",
         "expected improvement matches a Monte-Carlo estimate, and vanishes where the mean lies far below",
