@@ -33,7 +33,8 @@ def engine(method: Any, epoch: int = 0) -> Any:
     def features(output: str) -> tuple[Tensor, Tensor]:
         return method.features({"image": image, "index": torch.arange(NUM)}, output), torch.arange(NUM)
 
-    return SimpleNamespace(features=features, progress=Progress(0, epoch, 0.0, 10))
+    unused = dict.fromkeys(("minimize", "backward", "step", "call"), print)
+    return SimpleNamespace(features=features, progress=Progress(0, epoch, 0.0, 10), **unused)
 
 
 def filled(**options: Any) -> Any:

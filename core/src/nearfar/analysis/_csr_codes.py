@@ -66,20 +66,27 @@ def search(
     Notes:
         A query of k entries meets only the rows that share a latent with it.
     """
-    expect(bank.shape[1] == query.shape[1], "query: width", str(bank.shape[1]), query.shape[1])
-    expect(1 <= k <= bank.shape[0], "k", f"a number from 1 to {bank.shape[0]}, the rows of the bank", k)
+    (num, width), (num_queries, given) = _shape(bank), _shape(query)
+    expect(width == given, "query: width", str(width), given)
+    expect(1 <= k <= num, "k", f"a number from 1 to {num}, the rows of the bank", k)
+    expect(num_queries >= 1, "query", "one row or more", "none")
     if cosine:
         bank, query = _unit(bank), _unit(query)
     turned = sparse.csc_array(bank.T)
-    tile = max(1, ENTRIES // bank.shape[0])
+    tile = max(1, ENTRIES // num)
     values, rows = [], []
-    for start in range(0, query.shape[0], tile):
+    for start in range(0, num_queries, tile):
         found = (query[start : start + tile] @ turned).toarray()
         index = np.argsort(-found, axis=1, kind="stable")[:, :k]
         rows.append(index)
         values.append(np.take_along_axis(found, index, 1))
-    expect(bool(values), "query", "one row or more", "none")
     return np.concatenate(values), np.concatenate(rows)
+
+
+def _shape(codes: sparse.csr_array) -> tuple[int, int]:
+    """Rows and latents; scipy leaves the type open for arrays of one dimension."""
+    rows, width = codes.shape  # type: ignore[misc]
+    return rows, width
 
 
 def _unit(codes: sparse.csr_array) -> sparse.csr_array:
@@ -155,8 +162,8 @@ def principal(bank: Float[Tensor, "N D"], k: int) -> tuple[Tensor, Tensor]:
 
 def unused(codes: sparse.csr_array) -> int:
     """Latents that no row uses."""
-    used = (codes > FIRED).sum(0)
-    return int((np.asarray(used) == 0).sum())
+    used = np.unique(codes.indices[codes.data > FIRED])
+    return _shape(codes)[1] - len(used)
 
 
 def save(coder: SparseCoder, path: str | Path, k: int) -> None:
@@ -179,8 +186,8 @@ def load(path: str | Path) -> tuple[SparseCoder, int]:
             about = (file.metadata() or {}).get("coder")
     except SafetensorError as error:
         raise ValueError(f"coder {path}: expected a safetensors file, received {error}") from error
-    expect(about is not None, f"coder {path}", "a file that this analysis wrote", "other weights")
-    told = json.loads(about)
+    expect(bool(about), f"coder {path}", "a file that this analysis wrote", "other weights")
+    told = json.loads(about or "")
     coder = SparseCoder(told["dim"], told["hidden"], layer_norm=told["layer_norm"])
     state = load_file(path)
     coder.to(state["weight"].dtype).load_state_dict(state)

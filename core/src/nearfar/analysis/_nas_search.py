@@ -6,6 +6,7 @@ Legend: A architectures, M embeddings of each, E width. Loads no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,12 +86,12 @@ def search(embedding: Array, accuracy: Array, how: Search, seed: int = 0) -> NDA
         seen = accuracy[known]
         centre, spread = seen.mean(), seen.std()
         target = (seen - centre) / (spread if spread > 0 else 1.0)
-        process = GaussianProcessRegressor(Matern(how.length, nu=2.5), alpha=how.noise, optimizer=None)
+        process = GaussianProcessRegressor(Matern(how.length, nu=2.5), alpha=how.noise, optimizer=None)  # type: ignore[arg-type]
         process.fit(x[known].reshape(-1, x.shape[2]), np.repeat(target, inits))
         rest = np.setdiff1d(np.arange(num), known)
         drawn = rng.choice(rest, min(how.candidates, len(rest)), replace=False)
-        mean, deviation = process.predict(x[drawn].reshape(-1, x.shape[2]), return_std=True)
-        mean = mean.reshape(-1, inits).mean(1)
+        guesses: Any = process.predict(x[drawn].reshape(-1, x.shape[2]), return_std=True)
+        mean, deviation = guesses[0].reshape(-1, inits).mean(1), guesses[1]
         variance = (deviation.reshape(-1, inits) ** 2).mean(1)
         gain = expected_improvement(mean, np.sqrt(variance), float(target.max()) + how.offset)
         known.append(int(drawn[gain.argmax()]))
@@ -131,7 +132,8 @@ def rank_agreement(embedding: Array, accuracy: Array, *, folds: int = 5, seed: i
     for part in np.array_split(order, folds):
         rest = np.setdiff1d(order, part)
         found[part] = guess(embedding[rest], accuracy[rest], embedding[part], seed=seed)
-    tau = float(kendalltau(found, accuracy).statistic)
+    result: Any = kendalltau(found, accuracy)
+    tau = float(result.statistic)
     return 0.0 if np.isnan(tau) else tau
 
 

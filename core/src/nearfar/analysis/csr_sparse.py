@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
 class CSROptions:
     """Sparse codes of embeddings, and what they keep at every number of entries."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """.npz with features [N, D] (or .npy); label [N] where there is one; pair [N, D]: what belongs to each row"""
     coder: str = ""
     """coder.safetensors of an earlier --out: nothing is trained, and the whole file is judged"""

@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
 class NASOptions:
     """Embeddings of architectures from their Jacobians, and search by them."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """.npz with jacobian [A, M, N, R] as `nearfar.analysis.nas_embeddings.describe` gives it; where there are any
     finite [A, M], accuracy [A] and parameters [A]"""
     sizes: bool = False

@@ -31,7 +31,7 @@ SHOWN = 6
 class SubsetOptions:
     """A subset of embeddings to pretrain on: the most similar to their class, none too many alike."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """.npz with features [N, D], or views of every row [N, M, D]; for --classes label or probe label [N];
     for probe also strong [N, E], features of a strong model; difficulty [N] where known; path [N] for --images"""
     share: float = 0.5
@@ -162,7 +162,8 @@ def place_correlation(order: np.ndarray, label: np.ndarray, difficulty: np.ndarr
         early[member] = 1 - np.arange(len(member)) / len(member)
     if np.ptp(difficulty) == 0 or np.ptp(early) == 0:
         return 0.0
-    return float(spearmanr(early, difficulty).statistic)
+    result: Any = spearmanr(early, difficulty)
+    return float(result.statistic)
 
 
 def el2n(logits: Tensor, labels: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def vit(argv: list[str]) -> int:
     report = {"model": options.run or options.encoder.name, "root": options.root, **report}
     if options.out:
         write(options.out, report, _plot(report["blocks"]))
-        np.savez(Path(options.out) / "arrays.npz", **arrays)
+        np.savez(Path(options.out) / "arrays.npz", **arrays)  # type: ignore[arg-type]
     if options.json:
         print_json(report | {name: arrays[name].tolist() for name in ("cka", "cka_other") if name in arrays})
     else:

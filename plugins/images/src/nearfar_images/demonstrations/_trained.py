@@ -23,8 +23,8 @@ def trained(
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "run")
         trainer = dataclasses.replace(
-            recipe.trainer, epochs=epochs, seed=seed, evaluate_every=0, evaluate_before=False, progress=False, report=False,
-            checkpoint_every=10**6, output=output,
+            recipe.trainer, epochs=epochs, seed=seed, evaluate_every=0, evaluate_before=False, progress=False,
+            report=False, checkpoint_every=10**6, output=output,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)
         data, _ = pipeline.build(recipe, data)
