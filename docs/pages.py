@@ -36,7 +36,8 @@ MODULES = (
     "nearfar.worlds", "nearfar.zoo", "nearfar.evaluate", "nearfar.analysis.curl_theory",
     "nearfar.analysis.sufficient_statistics", "nearfar.analysis.feature_bias", "nearfar.analysis.align_uniform",
     "nearfar.analysis.kernel_mixture", "nearfar.report", "nearfar.runs", "nearfar.catalog", "nearfar.plugin",
-    "nearfar.demonstrate.run", "nearfar.demonstrate.verdict", "nearfar.testing", "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
+    "nearfar.demonstrate.run", "nearfar.demonstrate.verdict", "nearfar.testing",
+    "nearfar_images.encoders", "nearfar_images.export", "nearfar_images.weights",
     "nearfar_images.data", "nearfar_images.index", "nearfar_images.robustness", "nearfar_images.corruptions",
 )  # fmt: skip
 

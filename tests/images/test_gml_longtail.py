@@ -218,9 +218,7 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_data_lacks_is_named() -> None:
-    with pytest.raises(
-        ValueError, match="data: expected two classes or more, each with .* none of 1"
-    ):
+    with pytest.raises(ValueError, match="data: expected two classes or more, each with .* none of 1"):
         make((5, 0, 3))
     with pytest.raises(ValueError, match="total: expected 3 x 2 slots or more"):
         GMLConfig(queue=5).build(DataInfo(num_samples=9, class_counts=COUNTS), Encoder(), Noise(3))

@@ -12,7 +12,8 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
     {
-        "analysis", "batch", "catalog", "config", "contrast", "data", "demonstrate", "distributed", "evaluate", "gradcache", "heads",
+        "analysis", "batch", "catalog", "config", "contrast", "data", "demonstrate",
+        "distributed", "evaluate", "gradcache", "heads",
         "memory", "method", "methods", "models", "momentum", "negatives", "objectives", "prototypes", "recipe", "ring",
         "rng", "samplers", "schedules", "train", "views", "worlds", "zoo",
     }

@@ -309,9 +309,7 @@ def _further(form: Form, operands: _Operands, tile: int | None) -> list[Tensor]:
             e = normalize(e) if form.normalize_extra else e
             found.append(product_log_sum_exp(a, e, mask, bounded=bounded, tile=tile)[0])
         else:
-            found.append(
-                frozen_log_sum_exp(a, extra, mask, normalize=form.normalize_extra, bounded=bounded, tile=tile)
-            )
+            found.append(frozen_log_sum_exp(a, extra, mask, normalize=form.normalize_extra, bounded=bounded, tile=tile))
     if form.per_anchor is not None:
         found.append(log_sum_exp(own_logits(form), 1))
     return found

@@ -30,7 +30,7 @@ class DataConfig:
     target: str = ""
     """the column of a number that every sample has, for regression; of folder in its metadata.csv"""
     levels: tuple[str, ...] = ()
-    """columns of labels from coarse to fine, the finest becomes the label; of folder folder1, folder2, ..., the names of
+    """columns of labels from coarse to fine, the finest becomes the label; of folder: folder1, folder2, ..., names of
     nested folders, or columns of its metadata.csv"""
     validation: float = 0.1
     """share of the training data held out when the source has no split of its own"""
@@ -159,7 +159,7 @@ class ImageViewConfig:
     centre_box: tuple[float, float] = (0.25, 0.75)
     """of these: from where to where the box goes on either axis, as a share of the side"""
     centre_beta: float = 0.1
-    """of these: parameter of the centre's symmetric Beta distribution; 1: uniform, below: rather at the box's borders"""
+    """of these: parameter of the centre's symmetric Beta distribution; 1: uniform, below: rather at the borders"""
     rotate: float = 0.0
     """largest rotation in radians, either way"""
     zoom: tuple[float, float] = (1.0, 1.0)

@@ -141,7 +141,6 @@ def focal_supcon(
     return (loss, Stats(counted, len(loss_B) - counted, None)) if with_stats else loss
 
 
-
 class FocalSupCon(nn.Module):
     """`focal_supcon` as a Module; see there.
 

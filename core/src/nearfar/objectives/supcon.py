@@ -125,7 +125,6 @@ def supcon(
     return (loss, stats) if with_stats else loss
 
 
-
 def _flat(name: str, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, int]:
     return stack(name, as_views(z), least=1)
 

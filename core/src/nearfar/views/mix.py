@@ -92,9 +92,7 @@ def partners(index: Int[Tensor, " B"], rng: Rng) -> Int[Tensor, " B"]:
     return partner
 
 
-def symmetric_beta(
-    index: Int[Tensor, " B"], rng: Rng, alpha: float, name: str = "mix.share"
-) -> Float[Tensor, " B"]:
+def symmetric_beta(index: Int[Tensor, " B"], rng: Rng, alpha: float, name: str = "mix.share") -> Float[Tensor, " B"]:
     """Draws from Beta(alpha, alpha), each of its sample alone; draws of another name are independent.
 
     (1 + c / sqrt(c^2 + w / (1 - w))) / 2 with w = u^(1 / alpha), c = cos(2 pi v): Student's t with 2 alpha degrees of

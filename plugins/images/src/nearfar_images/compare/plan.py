@@ -54,7 +54,10 @@ def recipe(
     method = own.method
     if getattr(method, "queue", 0):  # at most half of the data, or every key would be a later version of another
         size = max(batch, min(method.queue, num_samples // 2) // batch * batch)  # type: ignore[attr-defined]
-        method = dataclasses.replace(method, queue=size)
+        counts = {"queue": size}
+        if getattr(method, "num_hardest", 0):  # of the queue, so that it shrinks with it
+            counts["num_hardest"] = min(method.num_hardest, size)  # type: ignore[attr-defined]
+        method = dataclasses.replace(method, **counts)
     views = _views.digits() if options.data.source in PLAIN else _views.small()
     kept = {f.name for f in dataclasses.fields(ImageViewConfig)} & set(OWN_VIEWS)
     views = dataclasses.replace(views, **{name: getattr(own.views, name) for name in kept})
