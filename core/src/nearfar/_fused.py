@@ -22,7 +22,7 @@ from nearfar._forms import Form
 from nearfar._passes import both_sums, recompute, self_gradient, self_sums, strip_sums
 from nearfar._plain import Part
 from nearfar._similarity import EPS
-from nearfar._tiles import BOUND, STRIP, Mask, Share, edge, no_autocast, spans
+from nearfar._tiles import BOUND, STRIP, Mask, Share, block, edge, no_autocast, spans
 from nearfar.tiled import common_factor, first_derivative_only
 
 CHUNK = 2**18
@@ -58,6 +58,8 @@ class _Plan:
     unit: tuple[bool, bool]
     bounded: bool
     size: int
+    tile: int | None
+    """as the caller asked"""
     weight: Tensor
     """expected gradient of the row log sums, up to a factor"""
 
@@ -76,7 +78,7 @@ def parts(form: Form, tile: int | None, anchor_weight: Tensor | None) -> list[Pa
     size = tile or edge(x.device)
     if kind == "row":
         size = tile or max(32, min(size, STRIP // max(1, len(y))))
-    plan = _Plan(kind, mask, index, has, form.unit, form.bound <= BOUND, size, weight)
+    plan = _Plan(kind, mask, index, has, form.unit, form.bound <= BOUND, size, tile, weight)
     rows, columns, found = _Fused.apply(x, None if kind == "self" else y, form.scale, plan)
     made = [part(rows, found, has)]
     if both:
@@ -101,7 +103,7 @@ class _Fused(Function):
                 a, c, plan.mask, plan.size, plan.bounded, plan.weight, (need_x or need_scale, need_y), s
             )
         elif plan.kind == "both":
-            rows, columns = both_sums(a, c, plan.mask, plan.size, plan.bounded, s)
+            rows, columns = both_sums(a, c, plan.mask, block(a, plan.tile), plan.bounded, s)
         else:
             rows = self_sums(a, plan.mask, plan.size, plan.bounded, s)
         ctx.save_for_backward(a, c, inverse_a, inverse_c, rows, columns)
@@ -122,7 +124,7 @@ class _Fused(Function):
                 grad_a = grad_c = self_gradient(a, plan.mask, plan.size, row_share, s)
             elif plan.kind == "both":
                 shares = row_share, Share(columns, grad_columns, plan.bounded)
-                grad_a, grad_c = recompute(a, c, plan.mask, plan.size, shares, (need_a, need_c), alpha=s)
+                grad_a, grad_c = recompute(a, c, plan.mask, block(a, plan.tile), shares, (need_a, need_c), alpha=s)
             else:
                 grad_a, grad_c = _row_gradient(ctx, a, c, row_share, (need_a, need_c))
             add_own_products(grad_a, grad_c, a, c, plan.index, grad_found.masked_fill(~plan.has, 0.0) * s)
@@ -188,6 +190,6 @@ def _row_gradient(
         grad_c = ahead[1].mul_(factor)
     missing = (needs[0] and grad_a is None, needs[1] and grad_c is None)
     if any(missing):
-        again = recompute(a, c, plan.mask, edge(a.device), (share, None), missing, alpha=ctx.scale)
+        again = recompute(a, c, plan.mask, block(a), (share, None), missing, alpha=ctx.scale)
         grad_a, grad_c = again[0] if missing[0] else grad_a, again[1] if missing[1] else grad_c
     return grad_a, grad_c

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nearfar._tiles import MINUS_INF, Buffer, Mask, Running, Share, gradient_, spans
+from nearfar._products import outer
+from nearfar._tiles import CACHED, MINUS_INF, Buffer, Mask, Running, Share, gradient_, spans
 
 Tile = tuple[tuple[int, int], tuple[int, int], Tensor]
 """rows, columns, and the logits of a tile"""
+Size = tuple[int, int]
+"""rows and columns of the tiles of a grid"""
 
 
 def upper(z: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Iterator[Tile]:
@@ -34,28 +37,31 @@ def tile_(
 ) -> Tensor | None:  # fmt: skip
     if mask.skips(rows, columns, size):
         return None
-    logits = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
-    logits.addmm_(a[slice(*rows)], c[slice(*columns)].t(), beta=0, alpha=alpha)
+    logits = outer(a[slice(*rows)], c[slice(*columns)], alpha)
+    if logits is None:
+        logits = buffer.view(rows[1] - rows[0], columns[1] - columns[0])
+        logits.addmm_(a[slice(*rows)], c[slice(*columns)].t(), beta=0, alpha=alpha)
     mask.hide_(logits, rows, columns, size)
     return logits
 
 
-def grid(a: Tensor, c: Tensor, mask: Mask, size: int, buffer: Buffer, alpha: float = 1.0) -> Iterator[Tile]:
+def grid(a: Tensor, c: Tensor, mask: Mask, size: Size, buffer: Buffer, alpha: float = 1.0) -> Iterator[Tile]:
     """Tiles of alpha a c^T, left-out pairs at -inf."""
-    for rows in spans(a.shape[0], size):
-        for columns in spans(c.shape[0], size):
-            logits = tile_(a, c, rows, columns, mask, (size, size), buffer, alpha)
+    for rows in spans(a.shape[0], size[0]):
+        for columns in spans(c.shape[0], size[1]):
+            logits = tile_(a, c, rows, columns, mask, size, buffer, alpha)
             if logits is not None:
                 yield rows, columns, logits
+            del logits  # one tile at a time, where the product has memory of its own
 
 
 def recompute(
-    a: Tensor, c: Tensor, mask: Mask, size: int, shares: tuple[Share, Share | None], needs: tuple[bool, ...],
+    a: Tensor, c: Tensor, mask: Mask, size: Size, shares: tuple[Share, Share | None], needs: tuple[bool, ...],
     alpha: float = 1.0,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of both operands from tiles of alpha a c^T that are computed again."""
-    entries = min(size, len(a)) * min(size, len(c))
-    buffer, scratch = Buffer(entries, a), Buffer(entries, a)
+    entries = min(size[0], len(a)) * min(size[1], len(c))
+    buffer, scratch = Buffer(entries, a), scratch_of(entries, size[1], a, shares)
     grad_a = torch.zeros_like(a) if needs[0] else None
     grad_c = torch.zeros_like(c) if needs[1] else None
     for rows, columns, logits in grid(a, c, mask, size, buffer, alpha):
@@ -64,7 +70,14 @@ def recompute(
             grad_a[slice(*rows)].addmm_(g, c[slice(*columns)], alpha=alpha)
         if grad_c is not None:
             grad_c[slice(*columns)].addmm_(g.t(), a[slice(*rows)], alpha=alpha)
+        del logits, g
     return grad_a, grad_c
+
+
+def scratch_of(entries: int, width: int, like: Tensor, shares: tuple[Share, Share | None]) -> Buffer:
+    """What `gradient_` needs beside a tile: as much again, but for bounded logits on the CPU."""
+    few = shares[0].factor is not None and like.device.type == "cpu"
+    return Buffer(min(entries, max(CACHED, width)) if few else entries, like)
 
 
 def self_sums(z: Tensor, mask: Mask, size: int, bounded: bool, alpha: float = 1.0) -> Tensor:
@@ -84,7 +97,7 @@ def self_sums(z: Tensor, mask: Mask, size: int, bounded: bool, alpha: float = 1.
 def self_gradient(z: Tensor, mask: Mask, size: int, share: Share, alpha: float = 1.0) -> Tensor:
     """The gradient of z from those of its log sums."""
     entries = min(size, len(z)) ** 2
-    buffer, scratch = Buffer(entries, z), Buffer(entries, z)
+    buffer, scratch = Buffer(entries, z), scratch_of(entries, size, z, (share, share))
     out = torch.zeros_like(z)
     for rows, columns, logits in upper(z, mask, size, buffer, alpha):
         g = gradient_(logits, rows, columns, share, share, scratch)
@@ -95,10 +108,10 @@ def self_gradient(z: Tensor, mask: Mask, size: int, share: Share, alpha: float =
 
 
 def both_sums(
-    a: Tensor, c: Tensor, mask: Mask, size: int, bounded: bool, alpha: float = 1.0
+    a: Tensor, c: Tensor, mask: Mask, size: Size, bounded: bool, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Log sums of rows [B] and of columns [N], from the same tiles."""
-    entries = min(size, len(a)) * min(size, len(c))
+    entries = min(size[0], len(a)) * min(size[1], len(c))
     buffer, scratch = Buffer(entries, a), None if bounded else Buffer(entries, a)
     row_sums, column_sums = Running(len(a), a, bounded), Running(len(c), a, bounded)
     for rows, columns, logits in grid(a, c, mask, size, buffer, alpha):
@@ -106,6 +119,7 @@ def both_sums(
             logits.exp_()
         row_sums.add(logits, rows, 1, scratch)
         column_sums.add(logits, columns, 0, scratch)
+        del logits
     return row_sums.result(), column_sums.result()
 
 

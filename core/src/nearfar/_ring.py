@@ -20,7 +20,7 @@ from nearfar import distributed
 from nearfar._passes import recompute
 from nearfar._sigmoid import walk
 from nearfar._similarity import log_sum_exp
-from nearfar._tiles import MINUS_INF, Mask, Share, edge, no_autocast
+from nearfar._tiles import MINUS_INF, Mask, Share, block, edge, no_autocast
 from nearfar.tiled import first_derivative_only
 from nearfar.tiled import log_sum_exp as product_log_sum_exp
 
@@ -69,7 +69,7 @@ class LogSums:
         self, a: Tensor, c: Tensor, source: int, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         shares = Share(*rows, self.bounded), None if columns is None else Share(*columns, self.bounded)
-        size = self.tile or edge(a.device)
+        size = block(a, self.tile)
         grads = recompute(a, c, self.masks[source], size, shares, (True, True))
         assert grads[0] is not None
         assert grads[1] is not None

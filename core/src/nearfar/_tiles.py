@@ -5,6 +5,7 @@ Legend: B anchors, N candidates, r x w one tile.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,16 +13,34 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nearfar._products import by_onednn
+
 MINUS_INF = float("-inf")
 BOUND = 60.0
 """largest |logit| whose exponentials may be summed without a shift: exp(+-60) and any realistic sum stay in fp32"""
 STRIP = 1 << 22
 """entries of one strip of rows (16 MB in fp32)"""
 
+CACHED = 1 << 17
+"""numbers that a core's cache keeps between two sweeps"""
+
 
 def edge(device: torch.device) -> int:
     """Side of a tile: on the CPU near a core's cache, elsewhere enough to fill the device."""
     return 768 if device.type == "cpu" else 4096
+
+
+def block(a: Tensor, tile: int | None = None) -> tuple[int, int]:
+    """Rows and columns of a tile of a grid: square, but wide where the product packs its columns."""
+    if tile:
+        return tile, tile
+    side = edge(a.device)
+    return (1024, 1536) if by_onednn(a) else (side, side)
+
+
+def rows_at_once(tile: Tensor) -> int:
+    """Rows of a tile whose entries are worked on together: on the CPU what stays in a core's cache."""
+    return max(1, CACHED // max(1, tile.shape[1])) if tile.device.type == "cpu" else max(1, len(tile))
 
 
 def spans(num: int, size: int) -> Iterator[tuple[int, int]]:
@@ -132,10 +151,14 @@ def _hide_index(logits: Tensor, local: Tensor) -> None:
 
 
 class Buffer:
-    """Memory of one tile, used for every tile; a view has the tile's shape and is contiguous."""
+    """Memory of one tile, taken when first used and used for every tile; a view is contiguous."""
 
     def __init__(self, entries: int, like: Tensor) -> None:
-        self._flat = like.new_empty(entries)
+        self._entries, self._like = entries, like
+
+    @functools.cached_property
+    def _flat(self) -> Tensor:
+        return self._like.new_empty(self._entries)
 
     def view(self, rows: int, columns: int) -> Tensor:
         return self._flat[: rows * columns].view(rows, columns)
@@ -184,12 +207,14 @@ def gradient_(
     """The gradient of sum(g * log sum exp) with respect to a tile's logits, in the tile's own memory where possible."""
     (i0, i1), (j0, j1) = rows, columns
     if row_share.factor is not None:
-        logits.exp_()
         if column_share is None:
-            return logits.mul_(row_share.factor[i0:i1, None])
-        both = scratch.view(*logits.shape)
-        torch.add(row_share.factor[i0:i1, None], column_share.factor[None, j0:j1], out=both)  # type: ignore[index]
-        return logits.mul_(both)
+            return logits.exp_().mul_(row_share.factor[i0:i1, None])
+        columns = column_share.factor[None, j0:j1]  # type: ignore[index]
+        for k0, k1 in spans(i1 - i0, rows_at_once(logits)):
+            both = scratch.view(k1 - k0, j1 - j0)
+            torch.add(row_share.factor[i0 + k0 : i0 + k1, None], columns, out=both)
+            logits[k0:k1].exp_().mul_(both)
+        return logits
     out = scratch.view(*logits.shape)
     torch.sub(logits, row_share.log_sum[i0:i1, None], out=out).exp_().mul_(row_share.grad[i0:i1, None])
     if column_share is not None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from nearfar._compile import eager
-from nearfar._passes import both_sums, recompute, self_gradient, self_sums, strip_sums
-from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Share, edge, no_autocast, spans
+from nearfar._passes import Size, both_sums, recompute, self_gradient, self_sums, strip_sums
+from nearfar._tiles import MINUS_INF, STRIP, Buffer, Mask, Share, block, edge, no_autocast, spans
 
 __all__ = ["Mask", "frozen_log_sum_exp", "log_sum_exp", "self_log_sum_exp"]
 
@@ -67,7 +67,7 @@ def log_sum_exp(
         Memory O((B + N) D + tile).
     """
     if both:
-        return _Both.apply(a_BD, c_ND, mask, bounded, tile or edge(a_BD.device))  # type: ignore[return-value]
+        return _Both.apply(a_BD, c_ND, mask, bounded, block(a_BD, tile))  # type: ignore[return-value]
     rows = tile or max(32, min(edge(a_BD.device), STRIP // max(1, c_ND.shape[0])))
     return _Rows.apply(a_BD, c_ND, mask, bounded, rows, weight_B), None  # type: ignore[return-value]
 
@@ -143,7 +143,7 @@ class _Self(Function):
 
 class _Both(Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, size: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, c: Tensor, mask: Mask, bounded: bool, size: Size) -> tuple[Tensor, Tensor]:
         result = both_sums(a, c, mask, size, bounded)
         ctx.save_for_backward(a, c, *result)
         ctx.options = (mask, bounded, size)
@@ -188,7 +188,7 @@ class _Rows(Function):
                     grad_c = mean_a * factor
                 else:
                     shares = Share(log_sum, grad, bounded), None
-                    grad_c = recompute(a, c, mask, edge(a.device), shares, (False, True))[1]
+                    grad_c = recompute(a, c, mask, block(a), shares, (False, True))[1]
         return grad_a, grad_c, None, None, None, None
 
 
