@@ -209,10 +209,10 @@ def gradient_(
     if row_share.factor is not None:
         if column_share is None:
             return logits.exp_().mul_(row_share.factor[i0:i1, None])
-        columns = column_share.factor[None, j0:j1]  # type: ignore[index]
+        of_columns = column_share.factor[None, j0:j1]  # type: ignore[index]
         for k0, k1 in spans(i1 - i0, rows_at_once(logits)):
             both = scratch.view(k1 - k0, j1 - j0)
-            torch.add(row_share.factor[i0 + k0 : i0 + k1, None], columns, out=both)
+            torch.add(row_share.factor[i0 + k0 : i0 + k1, None], of_columns, out=both)
             logits[k0:k1].exp_().mul_(both)
         return logits
     out = scratch.view(*logits.shape)
