@@ -181,12 +181,33 @@ def images(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def sentences(folder: Path) -> list[str]:
+    """Thirty-two triplets of sentences with two classes, features of an image each, and the flags of a run on them."""
+    rng = np.random.default_rng(0)
+    words = ["red", "blue", "round", "square", "old", "new", "small", "large"]
+    rows = ["text,positive,negative,label"]
+    for k in range(32):
+        noun = ("cat", "house")[k % 2]
+        first, second, third = (" ".join(rng.choice(words, 3)) for _ in range(3))
+        rows.append(f"the {first} {noun},a {second} {noun},the {third} tree,{noun}")
+    (folder / "data.csv").write_text("\n".join(rows))
+    np.save(folder / "image.npy", rng.normal(size=(32, 6)).astype(np.float32))
+    return [
+        "--data.root", str(folder / "data.csv"), "--data.validation", "0.25", "--trainer.batch-size", "8",
+        "--encoder.layers", "1", "--encoder.dim", "16", "--encoder.heads", "2", "--encoder.vocabulary", "200",
+        "--encoder.max-length", "16",
+    ]  # fmt: skip
+
+
 # What makes a tiny data set of a plugin's modality, and the flags that go with it.
-DATA: dict[str, Callable[[Path], list[str]]] = {"images": images}
+DATA: dict[str, Callable[[Path], list[str]]] = {"images": images, "sentences": sentences}
 # Flags for what a method needs beside labels.
 COLUMNS = {"target": ["--data.target", "brightness"], "path": ["--data.levels", "folder1", "folder2"]}
 # Flags for methods whose batch must have more samples than the embedding has features.
-OWN = {"wmse": ["--method.head.dim", "4", "--method.wmse.size", "0"]}
+OWN = {
+    "wmse": ["--method.head.dim", "4", "--method.wmse.size", "0"],
+    "pcl_sr": ["--method.network.blocks", "1", "--method.width", "8"],
+}
 
 
 def trains(card: System, folder: Path) -> None:
@@ -213,11 +234,12 @@ def trains(card: System, folder: Path) -> None:
     assert scores["after"], "features of labelled data are scored"
     assert all(math.isfinite(score["value"]) for score in scores["after"].values())
     features = folder / "features.npy"
-    assert main([owner, "embed", "--run", str(out), "--root", str(folder / "data"), "--out", str(features)]) == 0
+    root = folder / ("data.csv" if owner == "sentences" else "data")
+    assert main([owner, "embed", "--run", str(out), "--root", str(root), "--out", str(features)]) == 0
     found = np.load(features, allow_pickle=False)
     assert found.shape[0] == 32
     assert np.isfinite(found).all()
-    assert found.std(axis=0).max() > 0, "every image has the same features"
+    assert found.std(axis=0).max() > 0, "every sample has the same features"
 
 
 def has_recipes(card: System) -> None:

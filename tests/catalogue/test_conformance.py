@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,27 @@ from nearfar import plugin
 from nearfar.catalog import System, systems
 from nearfar.config import DataConfig, EncoderConfig, HeadConfig, TrainerConfig, WMSEConfig
 from nearfar.data import Annotated, ArraySource, Data, without_test
+from nearfar.method import Method
 from nearfar.recipe import Recipe
+from nearfar_images.systems.pcl_sr import NetworkConfig
+from nearfar_sentences import templates
+from nearfar_sentences.config import TextRecipe
+from nearfar_sentences.data import TextSource
+
+# Without dropout, which several processes draw apart, copies of a sentence are the same.
+pytestmark = pytest.mark.filterwarnings("ignore:encoder. expected dropout")
 
 # Changes of methods whose batch must have more samples than the embedding has features, or that mine the queue.
 NARROW: dict[str, dict[str, Any]] = {
     "wmse": {"head": HeadConfig(hidden=8, dim=2, last_bias=False), "wmse": WMSEConfig(size=0)},
+    "pcl_sr": {"network": NetworkConfig(width=8, blocks=1), "width": 4, "num_crops": 2},
     "mochi": {"num_hardest": 4, "num_pairs": 5, "num_with_query": 3, "pairs_from": 0, "with_query_from": 0},
 }
 TRAINS = [card for card in systems() if card.kind in ("train", "pipeline", "baseline")]
 
 
-def small(slug: str, output: str, **trainer: Any) -> Recipe:
-    """A system's own method on images of 16 pixels with an encoder that any processor trains at once."""
+def small(slug: str, output: str, **trainer: Any) -> Any:
+    """A system's own method on tiny samples of its plugin, with an encoder that any processor trains at once."""
     card = next(card for card in systems() if card.slug == slug)
     recipe = plugin.load_recipe(card.recipe)
     options = {
@@ -38,11 +48,41 @@ def small(slug: str, output: str, **trainer: Any) -> Recipe:
     if getattr(method, "queue", 0):
         method = dataclasses.replace(method, queue=20)
     return dataclasses.replace(
-        recipe,
-        method=method,
-        data=DataConfig(image_size=16, channels=3),
-        encoder=EncoderConfig(name="convnet", width=4, dim=16),
-        trainer=TrainerConfig(**options),
+        recipe, method=method, trainer=TrainerConfig(**options), **SMALL[card.plugin](recipe)
+    )  # fmt: skip
+
+
+def small_images(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "data": DataConfig(image_size=16, channels=3),
+        "encoder": EncoderConfig(name="convnet", width=4, dim=16),
+    }
+
+
+def small_sentences(recipe: TextRecipe) -> dict[str, Any]:
+    """Without dropout, which several processes draw apart."""
+    encoder = dataclasses.replace(
+        recipe.encoder, name="tiny", layers=2, dim=16, heads=2, vocabulary=200, max_length=16, dropout=0.0
+    )
+    return {"encoder": encoder}
+
+
+SMALL: dict[str, Any] = {"images": small_images, "sentences": small_sentences}
+
+
+def built(slug: str, recipe: Any) -> tuple[Data, Method]:
+    """The data and the method of a small recipe."""
+    owner = next(card.plugin for card in systems() if card.slug == slug)
+    make: Any = {"images": images, "sentences": sentences}[owner]
+    return importlib.import_module(f"nearfar_{owner}.pipeline").build(recipe, make())
+
+
+def sentences(num: int = 21) -> Data:
+    """Triplets of a grammar with classes and features of images."""
+    text, positive, negative = templates.triplets(num, 0)
+    features = np.random.default_rng(0).normal(size=(num, 6)).astype(np.float32)
+    return without_test(
+        TextSource(text, positive=positive, negative=negative, labels=[i % 3 for i in range(num)], image=features)
     )
 
 
@@ -59,12 +99,10 @@ def images(num: int = 21) -> Data:
 
 def train(slug: str, output: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Three steps, the last of an uneven batch; parameters and losses. `changes` are fields of the method's config."""
-    from nearfar_images import pipeline
-
     torch.set_num_threads(1)
     recipe = small(slug, output)
     recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **changes or {}))
-    data, method = pipeline.build(recipe, images())
+    data, method = built(slug, recipe)
     from nearfar.train import Trainer
 
     run = Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
@@ -78,9 +116,8 @@ def train(slug: str, output: str, changes: dict[str, Any] | None = None) -> dict
 def test_the_contract(card: System, tmp_path: Path) -> None:
     from nearfar.batch import collate
     from nearfar.testing import check_method
-    from nearfar_images import pipeline
 
-    data, method = pipeline.build(small(card.slug, str(tmp_path)), images())
+    data, method = built(card.slug, small(card.slug, str(tmp_path)))
     check_method(method, collate([data.train[i] for i in range(12)]))
 
 
@@ -123,11 +160,10 @@ def test_two_processes_equal_one(group: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("card", TRAINS, ids=lambda card: card.slug)
 def test_stopped_and_resumed_equals_never_stopped(card: System, tmp_path: Path) -> None:
     from nearfar.train import Interrupted, Run, Trainer
-    from nearfar_images import pipeline
 
     def run(output: Path, stop_at: int = 0, resume: bool = False) -> None:
         recipe = small(card.slug, str(output), epochs=2)
-        data, method = pipeline.build(recipe, images())
+        data, method = built(card.slug, recipe)
 
         def callback(trainer: Trainer, row: dict[str, Any]) -> None:
             if trainer.step == stop_at:

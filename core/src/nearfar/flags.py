@@ -14,7 +14,7 @@ import tyro
 from nearfar import plugin as plugins
 from nearfar import recipe as recipes
 from nearfar.checks import expect
-from nearfar.recipe import Recipe
+from nearfar.recipe import BaseRecipe, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nearfar.plugin import Plugin
 
 T = TypeVar("T")
+R = TypeVar("R", bound=BaseRecipe)
 
 
 def parse(what: Callable[..., T], argv: Sequence[str], prog: str, description: str = "") -> T:
@@ -41,7 +42,13 @@ def parse(what: Callable[..., T], argv: Sequence[str], prog: str, description: s
     return tyro.cli(what, args=list(argv), prog=prog, description=description or None, config=switches)
 
 
-def parse_recipe(plugin: Plugin, argv: Sequence[str], command: str = "train") -> Recipe:
+def parse_recipe(
+    plugin: Plugin,
+    argv: Sequence[str],
+    command: str = "train",
+    *,
+    kind: type[R] = Recipe,  # type: ignore[assignment]
+) -> R:
     """The recipe that command-line words ask for: a name or a file, then flags over its fields.
 
     `simclr --trainer.epochs 5` starts from a recipe by name, `--recipe FILE --trainer.epochs 5` from a recipe.json (or
@@ -51,8 +58,10 @@ def parse_recipe(plugin: Plugin, argv: Sequence[str], command: str = "train") ->
         plugin: whose recipes resolve.
         argv: the words after the command.
         command: the word between plugin and recipe, for usage and errors.
+        kind: the recipe's class, by the plugin's modality.
 
     Raises:
+        TypeError: code of the user's own returns another kind of recipe.
         ValueError: the name or the file is wrong, or the file names code and --trust-code is missing.
         SystemExit: 0 after a list or --help, 2 after a wrong flag, which is explained on stderr.
     """
@@ -71,10 +80,51 @@ def parse_recipe(plugin: Plugin, argv: Sequence[str], command: str = "train") ->
         name = words.pop(0)
         recipe = _from_code(name) if ":" in name else plugin.recipe(name.removeprefix(f"{plugin.name}/"))
         prog += f" {name}"
+    expect(isinstance(recipe, kind), f"recipe {recipe.name!r}", f"a {kind.__name__}", type(recipe).__name__, TypeError)
     return _flags(recipe, words, prog)
 
 
-def _flags(recipe: Recipe, words: list[str], prog: str) -> Recipe:
+def parse_training(
+    plugin: Plugin,
+    argv: Sequence[str],
+    *,
+    kind: type[R] = Recipe,  # type: ignore[assignment]
+) -> tuple[R, bool | str]:
+    """The recipe of `train RECIPE [--flags] [--resume [RUN]]`, and whether, or in which folder, the run goes on.
+
+    A run folder after --resume without a recipe's name is its own recipe.
+
+    Raises:
+        ValueError: --resume without a folder anywhere; and as `parse_recipe`.
+    """
+    words = list(argv)
+    resume = _take_resume(words)
+    named = bool(words) and (not words[0].startswith("-") or words[0] in ("-h", "--help"))
+    if isinstance(resume, str) and not named and not any(w.partition("=")[0] == "--recipe" for w in words):
+        words = ["--recipe", resume, *words]
+    recipe = parse_recipe(plugin, words, "train", kind=kind)
+    expect(
+        resume is not True or bool(recipe.trainer.output),
+        "--resume", "the run folder after it, or --trainer.output FOLDER", "neither",
+    )  # fmt: skip
+    return recipe, resume
+
+
+def _take_resume(words: list[str]) -> bool | str:
+    """Removes `--resume [RUN]` from the words; True where no folder follows."""
+    for i, word in enumerate(words):
+        if word.startswith("--resume="):
+            del words[i]
+            return word.partition("=")[2]
+        if word == "--resume":
+            follows = i + 1 < len(words) and not words[i + 1].startswith("-")
+            value: bool | str = words[i + 1] if follows else True
+            del words[i : i + 1 + follows]
+            return value
+    return False
+
+
+def _flags(recipe: R, words: list[str], prog: str) -> R:
     """The recipe with its fields replaced by flags; each part keeps the class it has, and the name is no flag."""
     hints = typing.get_type_hints(type(recipe))
     parts = []
@@ -88,7 +138,7 @@ def _flags(recipe: Recipe, words: list[str], prog: str) -> Recipe:
     return dataclasses.replace(recipe, **{name: getattr(changed, name) for name, *_ in parts})
 
 
-def _from_file(plugin: Plugin, path: Path, trust: bool) -> Recipe:
+def _from_file(plugin: Plugin, path: Path, trust: bool) -> BaseRecipe:
     path = path / "recipe.json" if path.is_dir() else path
     name, values = recipes.read(path)
     if ":" in name:
@@ -105,12 +155,14 @@ def _from_file(plugin: Plugin, path: Path, trust: bool) -> Recipe:
     return recipes.update(base, values)
 
 
-def _from_code(spec: str) -> Recipe:
+def _from_code(spec: str) -> BaseRecipe:
     """The recipe that the user's own function "module:function" returns, named so that its file finds it again."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     recipe = plugins.locate(spec)()
-    expect(isinstance(recipe, Recipe), f"recipe {spec!r}", "a function that returns a Recipe", repr(recipe), TypeError)
+    expect(
+        isinstance(recipe, BaseRecipe), f"recipe {spec!r}", "a function that returns a Recipe", repr(recipe), TypeError
+    )
     return dataclasses.replace(recipe, name=spec)
 
 

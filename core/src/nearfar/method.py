@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from nearfar.batch import Batch, View
 from nearfar.rng import Rng
+
+if TYPE_CHECKING:
+    from nearfar.data import Source
+    from nearfar.evaluate import Score
 
 # How `Method.cache` begins where batch statistics are the only reason; `trainer.cache_batch_norm` may overrule it.
 BATCH_NORM = "no: batch normalisation"
@@ -160,6 +164,10 @@ class Method(nn.Module):
     def features(self, batch: Batch, output: str = "default") -> Tensor:
         """What users keep of a batch [B, D]; call in evaluation mode without gradient."""
         raise TypeError(f"{type(self).__name__} does not define features")
+
+    def scores(self, source: Source, device: torch.device | str = "cpu") -> dict[str, Score]:
+        """Scores of a system's own on held-out samples, in evaluation mode; empty: its features are scored instead."""
+        return {}
 
     def forward(self, call: str, *args: Any) -> Any:
         """Dispatches to a method by name, so that wrappers see every pass as a forward."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from nearfar.catalog import System
-    from nearfar.recipe import Recipe
 
 GROUP = "nearfar.plugins"
 
@@ -73,8 +72,8 @@ class Plugin:
                 found[name] = module
         return found
 
-    def recipe(self, name: str) -> Recipe:
-        """The recipe of that name, dashes or underscores.
+    def recipe(self, name: str) -> Any:
+        """The recipe of that name (a BaseRecipe, of the class of the plugin's modality), dashes or underscores.
 
         A system's slug is the name of its main recipe; then only that system's module is loaded.
         """
@@ -127,7 +126,7 @@ def load(name: str) -> Plugin:
     return found
 
 
-def load_recipe(qualified: str) -> Recipe:
+def load_recipe(qualified: str) -> Any:
     """The recipe "plugin/name"; only registered names resolve."""
     plugin, _, name = qualified.partition("/")
     if not plugin or not name:

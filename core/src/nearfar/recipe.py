@@ -32,39 +32,45 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything a training run needs, as values."""
+class BaseRecipe:
+    """What runs of every modality need, as values; a subclass adds its data, its views and its encoder."""
 
     name: str
     """registered name, "plugin/recipe"; the plugin's catalogue finds the recipe's function by it"""
     method: MethodConfig
-    data: DataConfig = field(default_factory=DataConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    views: ImageViewConfig = field(default_factory=ImageViewConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """Everything a training run on images needs."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ImageViewConfig = field(default_factory=ImageViewConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+def to_dict(recipe: BaseRecipe) -> dict[str, Any]:
     """The JSON form: schema, registered name, and every field's value."""
     values = dataclasses.asdict(recipe)
     name = values.pop("name")
     return {"schema": SCHEMA, "recipe": name, "values": json.loads(json.dumps(values))}
 
 
-def fingerprint(recipe: Recipe) -> str:
+def fingerprint(recipe: BaseRecipe) -> str:
     """Hash of what decides a run's results; where it is written and how it is shown are left out."""
     data = to_dict(recipe)
     for key in ("output", "progress", "keep", "report", "trackers", "checkpoint_every"):
         data["values"]["trainer"].pop(key)
     for key in ("workers", "memory_gb", "cache"):
-        data["values"]["data"].pop(key)
+        data["values"]["data"].pop(key, None)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save(recipe: Recipe, path: Path) -> None:
+def save(recipe: BaseRecipe, path: Path) -> None:
     path.write_text(json.dumps(to_dict(recipe), indent=2) + "\n")
 
 

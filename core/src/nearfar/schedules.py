@@ -19,7 +19,7 @@ class Schedule:
     """Multiplier of the peak learning rate at a step.
 
     Linear from 0 to 1 over the warm-up of w = warmup_epochs * steps_per_epoch steps: s / w. Afterwards, with
-    t = (s - w) / (steps - w) and f = final_lr: f + (1 - f) * (1 + cos(pi t)) / 2 for "cosine", 1 - (1 - f) t for
+    t = max(0, ((s - w) / (steps - w) - h) / (1 - h)), the share h = hold at the peak, and f = final_lr: f + (1 - f) * (1 + cos(pi t)) / 2 for "cosine", 1 - (1 - f) t for
     "linear", 1 for "constant".
 
     Args:
@@ -44,6 +44,7 @@ class Schedule:
         if step < self.warmup:
             return step / self.warmup
         done = 1.0 if step >= self.steps else (step - self.warmup) / (self.steps - self.warmup)
+        done = max(0.0, (done - self.config.hold) / (1 - self.config.hold))
         final = self.config.final_lr
         if self.config.schedule == "cosine":
             return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -26,3 +28,20 @@ def table(*columns: str) -> Table:
 def print_json(value: Any) -> None:
     """Prints JSON and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def score_table(arms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Scores as rows, arms as columns; how many rows and dimensions there were is no score."""
+    rows = table("score", *arms)
+    for name in dict.fromkeys(name for scores in arms.values() for name in scores):
+        if name in ("rows", "dimensions"):
+            continue
+        rows.add_row(escape(name), *(_figure(scores.get(name)) for scores in arms.values()))
+    return rows
+
+
+def _figure(score: Mapping[str, float] | None) -> str:
+    if score is None:
+        return "-"
+    value, low, high = score["value"], score["low"], score["high"]
+    return f"{value:.3f}" if low == value == high else f"{value:.3f} [dim]\\[{low:.3f}, {high:.3f}][/]"

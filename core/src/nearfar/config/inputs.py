@@ -20,6 +20,8 @@ class DataConfig:
     source: str = "folder"
     """"folder", "webdataset" (tar shards), "hf" (Hugging Face datasets), "digits" (shipped with scikit-learn), or a
     dataset that the plugin knows by name, e.g. fashion-mnist"""
+    sources: tuple[str, ...] = ()
+    """NAME=FOLDER of each of several, in place of root: one data set whose batches sampler.kind mixes, e.g. two domains"""
     image_column: str = ""
     """where the image is: a column of hf, an extension of webdataset; empty: the only one there"""
     label_column: str = ""
@@ -62,9 +64,25 @@ class DataConfig:
             not named or self.source in ("webdataset", "hf"), "data.source",
             "'webdataset' or 'hf' with data.image_column, data.label_column or data.columns", repr(self.source),
         )  # fmt: skip
+        if parse_sources(self.sources):
+            expect(not self.root, "data.root", "nothing with data.sources", repr(self.root))
+            expect(self.source != "digits", "data.source", "one that is read from folders, with data.sources", "'digits'")
+            alone = not self.target and not self.levels
+            expect(alone, "data.sources", "none with data.target or data.levels", self.sources)
         expect(self.workers >= 0, "data.workers", "0 or more", self.workers)
         expect(self.memory_gb >= 0, "data.memory_gb", "0 or more", self.memory_gb)
         expect_positive("data.cache_gb", self.cache_gb)
+
+
+def parse_sources(sources: tuple[str, ...]) -> dict[str, str]:
+    """Name -> folder of texts NAME=FOLDER."""
+    found: dict[str, str] = {}
+    for text in sources:
+        name, _, folder = text.partition("=")
+        fits = bool(name and folder) and name not in found
+        expect(fits, "data.sources", "NAME=FOLDER, each name once", repr(text))
+        found[name] = folder
+    return found
 
 
 GROUPED = ("single-group", "mixed-groups", "zipped")

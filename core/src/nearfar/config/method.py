@@ -43,6 +43,10 @@ class MethodConfig:
         """What samples must have beside them: "target" (data.target), "path" (data.levels)."""
         return ()
 
+    def without_weights(self) -> MethodConfig:
+        """The config without files of weights to start from, for a method whose weights are replaced or random."""
+        return self
+
     def build(self, info: DataInfo, encoder: nn.Module, views: Views) -> Method:
         """The method for data described by `info`, around an encoder and a maker of views."""
         raise TypeError(f"{type(self).__name__} does not define build")

@@ -30,6 +30,8 @@ class OptimiserConfig:
     warmup_epochs: float = 0.0
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     """after the warm-up"""
+    hold: float = 0.0
+    """share of the steps after the warm-up at the peak, before the schedule begins to fall"""
     final_lr: float = 0.0
     """learning rate at the end as a share of the peak"""
     layer_decay: float = 1.0
@@ -44,6 +46,7 @@ class OptimiserConfig:
         expect(self.warmup_epochs >= 0, "optimiser.warmup_epochs", "0 or more", self.warmup_epochs)
         expect(0 < self.layer_decay <= 1, "optimiser.layer_decay", "a number in (0, 1]", self.layer_decay)
         fraction("optimiser.final_lr", self.final_lr)
+        expect(0 <= self.hold < 1, "optimiser.hold", "a share in [0, 1)", self.hold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -78,7 +79,10 @@ class Concat:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         number, position = self._find(i)
-        sample = self._lacking[number] | self.sources[number][position]
+        try:
+            sample = self._lacking[number] | self.sources[number][position]
+        except BadSample as bad:  # by its number here, so that faults of two sources are two
+            raise BadSample(dataclasses.replace(bad.fault, index=i)) from bad
         if isinstance(sample.get("label"), (int, np.integer)) and not sample.get(f"{PRESENT}label", True):
             sample["label"] = -1 - i
         return sample | {"index": i, "group": number, "sources": self.names}

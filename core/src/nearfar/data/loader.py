@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nearfar.batch import Batch, collate, pin, take
 from nearfar.checks import expect
-from nearfar.data.source import BadSample, Fault, Source, Subset, TooManyFaults, allowed_faults
+from nearfar.data.source import BadSample, Fault, Source, Subset, TooManyFaults, allowed_faults, column, whole
 from nearfar.data.wrapped import on_pass
 from nearfar.samplers import Sampler
 
@@ -21,8 +21,8 @@ from nearfar.samplers import Sampler
 class Loader:
     """Reads the batches that a sampler names.
 
-    A sample that cannot be read is replaced by the next readable one of the source, which keeps its own index; faults
-    are counted and named. Sources with `batch(positions)` are read a batch at a time.
+    A sample that cannot be read is replaced by the next readable one of the source (of several as one: of its own),
+    which keeps its own index; faults are counted and named. Sources with `batch(positions)` are read a batch at a time.
 
     Args:
         source: raw samples.
@@ -130,8 +130,16 @@ class _Reader(Dataset):
                 faults.setdefault(bad.fault.index, bad.fault)
                 if len(faults) > self.allowed:
                     return None
-                position = (position + 1) % len(self.source)
+                position = self._after(position)
         return None
+
+    def _after(self, position: int) -> int:
+        """The next position, in a ring; of several sources as one the next of the same source."""
+        if not hasattr(whole(self.source), "names"):
+            return (position + 1) % len(self.source)
+        group = column(self.source, "group")
+        own = np.flatnonzero(group == group[position])
+        return int(own[(np.searchsorted(own, position) + 1) % len(own)])
 
 
 def _whole(source: Source, positions: np.ndarray) -> tuple[Any, np.ndarray]:

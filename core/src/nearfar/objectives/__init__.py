@@ -23,6 +23,7 @@ from nearfar.objectives.dense_contrast import (
     near_cells,
     near_points,
 )
+from nearfar.objectives.discriminator import discriminator
 from nearfar.objectives.dual_view import dual_view
 from nearfar.objectives.focal import FocalSupCon, focal, focal_supcon
 from nearfar.objectives.gml import GML, gml, log_likelihood
@@ -33,6 +34,7 @@ from nearfar.objectives.info_nce import InfoNCE, info_nce
 from nearfar.objectives.kernel_mixture import KernelInfoNCE, KernelMixture, kernel_info_nce, kernel_mixture
 from nearfar.objectives.lorentz_clip import LorentzCLIP, entailment, lorentz_clip
 from nearfar.objectives.macl import MACL, macl, macl_state, macl_temperature
+from nearfar.objectives.map_contrast import map_contrast, map_cosine
 from nearfar.objectives.margin import Margin, margin
 from nearfar.objectives.multi_label import MultiLabel, multi_label, nearest_labels
 from nearfar.objectives.multi_similarity import MultiSimilarity, multi_similarity
@@ -64,6 +66,7 @@ from nearfar.objectives.self_distillation import (
     update_centre,
 )
 from nearfar.objectives.siglip import SigLIP, siglip
+from nearfar.objectives.simcse import SimCSE, simcse
 from nearfar.objectives.smoothed_clip import SmoothedCLIP, smoothed_clip
 from nearfar.objectives.spectral import Spectral, spectral
 from nearfar.objectives.supcon import SupCon, supcon
@@ -114,6 +117,7 @@ __all__ = [
     "Renyi",
     "SelfDistillation",
     "SigLIP",
+    "SimCSE",
     "SmoothedCLIP",
     "Spectral",
     "SupCon",
@@ -140,6 +144,7 @@ __all__ = [
     "debiased_floor",
     "decoupled_uniformity",
     "dense_contrast",
+    "discriminator",
     "dual_view",
     "entailment",
     "focal",
@@ -162,6 +167,8 @@ __all__ = [
     "macl",
     "macl_state",
     "macl_temperature",
+    "map_contrast",
+    "map_cosine",
     "margin",
     "masked_distillation",
     "match_positions",
@@ -188,6 +195,7 @@ __all__ = [
     "renyi",
     "self_distillation",
     "siglip",
+    "simcse",
     "smoothed_clip",
     "spectral",
     "supcon",

@@ -21,6 +21,7 @@ def patch_nce(
     *,
     temperature: float | Tensor = 0.07,
     across: bool = False,
+    within: bool = True,
     detach_key: bool = True,
     extra: Tensor | None = None,
     reduction: str = "mean",
@@ -36,6 +37,7 @@ def patch_nce(
         key: k [B, P, D], features at the same places of each input.
         temperature: t; a number, or a tensor [] that gets a gradient.
         across: keys of other images are negatives too, for instance crops of a single picture.
+        within: keys of the same image are negatives; False, for comparison, needs `across` or `extra`.
         detach_key: no gradient to the keys.
         extra: negatives [K, D] of every patch.
         reduction: "mean", "sum" or "none" ([B P], image after image).
@@ -67,13 +69,14 @@ def patch_nce(
     expect(query.ndim == 3 and query.shape == key.shape and query.numel() > 0, "key",
            f"the shape of query, [B, P, D], {tuple(query.shape)}", tuple(key.shape))  # fmt: skip
     images, patches = query.shape[:2]
-    negatives = (images * patches if across else patches) - 1 + (0 if extra is None else len(extra))
-    expect(negatives > 0, "query", "2 or more patches an image (or across, or extra)", patches)
+    negatives = within * (patches - 1) + across * (images - 1) * patches + (0 if extra is None else len(extra))
+    expect(negatives > 0, "query", "a negative for every patch: 2 or more patches an image (with across: 2 or more "
+           "images), or extra", f"{images} images of {patches} patches, across={across}, within={within}")  # fmt: skip
     rows = torch.arange(images * patches, device=query.device)
     flat = key.flatten(0, 1)
     return contrast(
         query.flatten(0, 1), flat.detach() if detach_key else flat, targets=rows,
-        group=None if across else rows // patches, extra=() if extra is None else (extra,), temperature=temperature,
+        group=None if across else rows // patches, ignore=None if within else rows // patches, extra=() if extra is None else (extra,), temperature=temperature,
         reduction=reduction, tile=tile, with_stats=with_stats,
     )  # fmt: skip
 
@@ -85,6 +88,7 @@ class PatchNCE(nn.Module):
         temperature: fixed, or where a learnt one starts.
         learnable_temperature: learn it.
         across: keys of other images are negatives too.
+        within: keys of the same image are.
         detach_key: no gradient to the keys.
         tile: see `contrast`.
     """
@@ -99,12 +103,15 @@ class PatchNCE(nn.Module):
         *,
         learnable_temperature: bool = False,
         across: bool = False,
+        within: bool = True,
         detach_key: bool = True,
         tile: int | None = None,
     ) -> None:
         super().__init__()
         self.tau = Temperature(temperature, learnable_temperature)
-        self.options: dict[str, Any] = {"across": across, "detach_key": detach_key, "tile": tile}
+        self.options: dict[str, Any] = {
+            "across": across, "within": within, "detach_key": detach_key, "tile": tile,
+        }  # fmt: skip
 
     @property
     def temperature(self) -> float | Tensor:

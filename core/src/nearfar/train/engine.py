@@ -114,6 +114,10 @@ class Engine:
             self.config.cache == 0,
             "trainer.cache", f"0, since {type(self.method).__name__} makes its own updates", self.config.cache,
         )  # fmt: skip
+        expect(
+            self.config.accumulate == 1, "trainer.accumulate",
+            f"1, since {type(self.method).__name__} makes its own updates", self.config.accumulate,
+        )  # fmt: skip
         self._backward(terms, self.accelerator.backward)
 
     def step(self, name: str = "main") -> bool:

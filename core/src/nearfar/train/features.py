@@ -10,8 +10,10 @@ from torch import Tensor
 from nearfar import distributed
 from nearfar.batch import Batch, to
 from nearfar.data import Loader, Source
+from nearfar.evaluate import Score
 from nearfar.method import Method
 from nearfar.samplers import Sequential
+from nearfar.train import randomness
 
 
 @torch.no_grad()  # inference_mode would mark what a sharded method gathers, and training could not use it again
@@ -61,3 +63,12 @@ def extract(
         indices.append(distributed.gather(batch["index"], grad=False).cpu())
     method.train(was_training)
     return torch.cat(rows), torch.cat(indices)
+
+
+def own_scores(method: Method, source: Source, device: torch.device | str) -> dict[str, Score]:
+    """What `Method.scores` says of a source, in evaluation mode; the mode and random numbers go on as before."""
+    was_training, drawn = method.training, randomness.capture()
+    found = method.eval().scores(source, device)
+    method.train(was_training)
+    randomness.restore(drawn)
+    return found

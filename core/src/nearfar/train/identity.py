@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FREE = (
     "trainer.output", "trainer.progress", "trainer.keep", "trainer.trackers", "trainer.checkpoint_every",
     "trainer.parallel",
-    "data.root", "data.workers", "data.memory_gb", "data.cache", "evaluate.",
+    "data.root", "data.sources", "data.workers", "data.memory_gb", "data.cache", "evaluate.",
 )  # fmt: skip
 
 

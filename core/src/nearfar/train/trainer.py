@@ -19,13 +19,14 @@ from nearfar.config import EvaluateConfig, OptimiserConfig, TrainerConfig
 from nearfar.data import Data, Loader, Source, Wrapped, labelled, labels_of, targets_of, without_test
 from nearfar.evaluate import Score, collapse, evaluate_embedding, geometry, knn
 from nearfar.method import Method, Progress
-from nearfar.recipe import Recipe, save
+from nearfar.recipe import BaseRecipe, save
 from nearfar.rng import Rng
 from nearfar.samplers import Sampler, Shuffle
 from nearfar.train import checkpoint, finish, identity, randomness, state
 from nearfar.train.cache import expect_cacheable
 from nearfar.train.device import accelerator as make_accelerator
 from nearfar.train.engine import Engine
+from nearfar.train.features import extract, own_scores
 from nearfar.train.progress import Bar, figures
 from nearfar.train.run import Run, environment, new_folder
 from nearfar.train.stopping import Interrupted, StopRequest
@@ -58,7 +59,7 @@ class Trainer:
         *,
         optimiser: OptimiserConfig | None = None,
         evaluate: EvaluateConfig | None = None,
-        recipe: Recipe | None = None,
+        recipe: BaseRecipe | None = None,
         sampler: Sampler | None = None,
         workers: int = 0,
         max_bad_share: float = 0.01,
@@ -346,18 +347,18 @@ class Trainer:
         self, output: str = "default", *, train: bool = True, source: Source | None = None
     ) -> tuple[Tensor, Tensor]:
         """Features [N, D] and indices [N] of a whole source, on the CPU, in the source's order."""
-        from nearfar.train.features import extract
-
         source = source or (self.data.train if train else self.data.test)
         return extract(self.method, source, output=output, batch_size=self.config.batch_size, workers=self.workers,
                        max_bad_share=self.max_bad_share, device=self.accelerator.device,
                        call=self.engine.embed)  # fmt: skip
 
     def evaluate(self, *, full: bool = False) -> dict[str, Score]:
-        """Scores of frozen features on the validation split; during training only the kNN, unless `full`."""
+        """The method's own scores on the validation split, or of its features, in training only kNN unless `full`."""
         train, test = labelled(self.data.train), self.data.test
         if len(test) == 0:
             return {}
+        if own := own_scores(self.method, test, self.accelerator.device):
+            return own
         if not full and self.config.monitor == "knn" and (train.labels is None or test.labels is None):
             return {}
         was_training, drawn = self.method.training, randomness.capture()
@@ -369,9 +370,8 @@ class Trainer:
             targets = targets_of(train, train_index, test, test_index)
             scores = evaluate_embedding(train_x, train_y, test_x, test_y, config, targets=targets)
         else:
-            scores = {
-                "knn": knn(train_x, train_y, test_x, test_y, k=config.num_neighbours, confidence=config.confidence)
-            }
+            k, level = config.num_neighbours, config.confidence
+            scores = {"knn": knn(train_x, train_y, test_x, test_y, k=k, confidence=level)}
         self.method.train(was_training)
         randomness.restore(drawn)
         return scores

@@ -20,6 +20,8 @@ PLUGIN = Plugin(
         "duplicates": "nearfar_images.index_commands:duplicates",
         "vit": "nearfar_images.vit_command:vit",
         "export": "nearfar_images.commands:export",
+        "upscale": "nearfar_images.upscale_command:upscale",
+        "translate": "nearfar_images.translate_command:translate",
     },
     help={
         "demo": "SimCLR on handwritten digits in about a minute, without any download",
@@ -33,6 +35,8 @@ PLUGIN = Plugin(
         "duplicates": "near-duplicates in an index",
         "vit": "attention, similarity and scores of a vision transformer, block by block",
         "export": "write the encoder as safetensors or ONNX",
+        "translate": "translate a folder of pictures by a run of cut: translate RUN FOLDER --out FOLDER",
+        "upscale": "enlarge a folder of pictures by a run of pcl_sr: upscale RUN FOLDER --out FOLDER",
     },
     zoo={"digits": "nearfar_images.zoo:DIGITS", "digits_supervised": "nearfar_images.zoo:DIGITS_SUPERVISED"},
 )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from nearfar.checks import expect
-from nearfar.flags import parse, parse_recipe
+from nearfar.flags import parse, parse_recipe, parse_training
 from nearfar.recipe import Recipe, read
-from nearfar.terminal import console, print_json, table
+from nearfar.terminal import console, print_json, score_table
 from nearfar_images.options import (
     EMBED,
     EXPORT,
@@ -25,8 +25,6 @@ from nearfar_images.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from nearfar.train import Run
     from nearfar_images.pipeline import LoadedRun
 
@@ -38,16 +36,7 @@ PROG = "nearfar images"
 
 def train(argv: list[str]) -> int:
     """`nearfar images train RECIPE [--flags] [--resume [RUN]]`."""
-    words = list(argv)
-    resume = _take_resume(words)
-    named = bool(words) and (not words[0].startswith("-") or words[0] in ("-h", "--help"))
-    if isinstance(resume, str) and not named and not any(w.partition("=")[0] == "--recipe" for w in words):
-        words = ["--recipe", resume, *words]
-    recipe = parse_recipe(_plugin(), words, "train")
-    expect(
-        resume is not True or bool(recipe.trainer.output),
-        "--resume", "the run folder after it, or --trainer.output FOLDER", "neither",
-    )  # fmt: skip
+    recipe, resume = parse_training(_plugin(), argv)
     _train(recipe, resume)
     return 0
 
@@ -74,27 +63,13 @@ def _train(recipe: Recipe, resume: bool | str) -> Run:
         out = console()
         scores = run.scores
         if scores.get("after"):
-            out.print(_score_table({when: scores[when] for when in ("before", "after") if when in scores}))
+            out.print(score_table({when: scores[when] for when in ("before", "after") if when in scores}))
         else:
             out.print("No scores: the data has no labels or no validation part.")
         out.print(f"run     {run.path}", soft_wrap=True)
         if run.report.exists():
             out.print(f"report  {run.report}", soft_wrap=True)
     return run
-
-
-def _take_resume(words: list[str]) -> bool | str:
-    """Removes `--resume [RUN]` from the words; True where no folder follows."""
-    for i, word in enumerate(words):
-        if word.startswith("--resume="):
-            del words[i]
-            return word.partition("=")[2]
-        if word == "--resume":
-            follows = i + 1 < len(words) and not words[i + 1].startswith("-")
-            value: bool | str = words[i + 1] if follows else True
-            del words[i : i + 1 + follows]
-            return value
-    return False
 
 
 # -- embed, neighbours, export -----------------------------------------------------------------------------------------
@@ -148,7 +123,7 @@ def export(argv: list[str]) -> int:
     from nearfar_images.pipeline import shape_of
 
     loaded = _load(options.run, options.checkpoint, options.trust_code)
-    encoder, recipe = loaded.method.encoder, loaded.recipe
+    encoder, recipe = getattr(loaded.method, "encoder", None), loaded.recipe
     if not isinstance(encoder, Encoder):
         raise TypeError(f"run {options.run}: expected a method with an encoder, received {type(encoder).__name__}")
     made = writer.export(
@@ -186,20 +161,3 @@ def _load(run: str, which: str, trust: bool) -> LoadedRun:
     from nearfar_images.pipeline import load_run
 
     return load_run(run, which, recipe=_recipe(run, trust))
-
-
-def _score_table(arms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Any:
-    """Scores as rows, arms as columns; how many rows and dimensions there were is no score."""
-    rows = table("score", *arms)
-    for name in dict.fromkeys(name for scores in arms.values() for name in scores):
-        if name in ("rows", "dimensions"):
-            continue
-        rows.add_row(escape(name), *(_figure(scores.get(name)) for scores in arms.values()))
-    return rows
-
-
-def _figure(score: Mapping[str, float] | None) -> str:
-    if score is None:
-        return "-"
-    value, low, high = score["value"], score["low"], score["high"]
-    return f"{value:.3f}" if low == value == high else f"{value:.3f} [dim]\\[{low:.3f}, {high:.3f}][/]"

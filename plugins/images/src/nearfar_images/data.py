@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torchvision import datasets as tv
 
 from nearfar.checks import expect
 from nearfar.config import DataConfig
-from nearfar.data import ArraySource, Data, ImageFiles, open_data
+from nearfar.data import ArraySource, Data, ImageFiles, Source, open_data, open_folder
 from nearfar.data.open import shorter_side
+from nearfar_images.styles import digit_styles
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
@@ -106,6 +108,35 @@ def _files(config: DataConfig, *, name: str, torchvision: str, splits: tuple[Any
     return Data(sources[0], sources[1])
 
 
+def _pictures(config: DataConfig) -> Data | Source:
+    """A folder's pictures in their full size, for systems that cut pieces of `data.image_size` out of them.
+
+    Raises:
+        ValueError: pictures smaller than that, which are counted; one is named.
+    """
+    found = open_folder(config.root, channels=config.channels or 3)
+    small = []
+    for source in [found.train, found.test] if isinstance(found, Data) else [found]:
+        for i in range(len(source)):
+            side = shorter_side_of(source.path(i))
+            if side is not None and side < config.image_size:
+                small.append(f"{source.path(i)} ({side})")
+    expect(
+        not small, "data.image_size", f"at most the shorter side of every picture in {config.root}",
+        f"{config.image_size}, and {len(small)} smaller pictures, e.g. {', '.join(small[:2])}",
+    )  # fmt: skip
+    return found
+
+
+def shorter_side_of(path: str) -> int | None:
+    """Pixels of an image file's shorter side, from its head alone; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None  # reading it will say why
+
+
 def _open(config: DataConfig, torchvision: str, part: Any) -> Any:
     expect(bool(config.root), "data.root", f"the folder that holds {torchvision}", "nothing; give --data.root FOLDER")
     try:
@@ -144,7 +175,9 @@ SUPERCLASSES = {
 }
 """of CIFAR-100"""
 DIGITS = tuple(map(str, range(10)))
-DATASETS: dict[str, Callable[[DataConfig], Data]] = {
+DATASETS: dict[str, Callable[[DataConfig], Data | Source]] = {
+    "pictures": _pictures,
+    "digit-styles": digit_styles,
     "fashion-mnist": partial(_idx, name="fashion-mnist", torchvision="FashionMNIST", class_names=FASHION),
     "mnist": partial(_idx, name="mnist", torchvision="MNIST", class_names=DIGITS),
     "kmnist": partial(_idx, name="kmnist", torchvision="KMNIST", class_names=KANA),
@@ -153,4 +186,4 @@ DATASETS: dict[str, Callable[[DataConfig], Data]] = {
     "stl10": partial(_arrays, name="stl10", torchvision="STL10", splits=("train", "test")),
     "food101": partial(_files, name="food101", torchvision="Food101", splits=("train", "test")),
 }
-"""what `--data.source` knows by name, besides "folder" and "digits" """
+"""what `--data.source` knows by name besides those of `nearfar.data.open_data`; "pictures" is a folder in full size"""

@@ -11,8 +11,8 @@ from rich.markup import escape
 from nearfar.checks import expect
 from nearfar.config import DataConfig, EncoderConfig
 from nearfar.flags import parse
-from nearfar.terminal import console, print_json
-from nearfar_images.commands import PROG, _load, _recipe, _score_table
+from nearfar.terminal import console, print_json, score_table
+from nearfar_images.commands import PROG, _load, _recipe
 from nearfar_images.options import EVALUATE, EvaluateOptions
 
 if TYPE_CHECKING:
@@ -31,13 +31,19 @@ def evaluate(argv: list[str]) -> int:
         bool(options.run) != named, "evaluate", "either --run RUN or --encoder.name NAME", "both" if named else "none"
     )
     expect(not options.fine_tune or bool(options.run), "fine_tune", "0 without --run", options.fine_tune)
+    from nearfar.method import Method
     from nearfar_images import robustness
     from nearfar_images.data import open_images
 
     loaded = _load(options.run, options.checkpoint, options.trust_code) if options.run else None
     data = open_images(options.data)
     # before minutes of work, not after
-    others = [open_images(dataclasses.replace(options.data, source="folder", root=root)) for root in options.transfer]
+    kind = "pictures" if options.data.source == "pictures" else "folder"
+    others = [open_images(dataclasses.replace(options.data, source=kind, root=root)) for root in options.transfer]
+    if loaded is not None and type(loaded.method).scores is not Method.scores:
+        for name in ("references", "robustness", "fine_tune"):
+            given = getattr(options, name)
+            expect(not given, name, f"off for {loaded.recipe.name}, which is scored by what it makes", given)
     config, arms = _arms(options, loaded, data)
     result = _scored(options, arms, data, config)
     if loaded is not None and options.fine_tune:
@@ -50,7 +56,7 @@ def evaluate(argv: list[str]) -> int:
     level = f"{options.evaluate.confidence:.0%}"
     out = console()
     for part in (result, *result["transfer"]):
-        out.print(_score_table(part["scores"]))
+        out.print(score_table(part["scores"]))
         out.print(f"[dim]{part['num_test']} test images of {escape(part['data'])}; {level} intervals in brackets[/]")
     return 0
 

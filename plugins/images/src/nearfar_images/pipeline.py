@@ -26,7 +26,7 @@ from nearfar.plugin import load_recipe
 from nearfar.recipe import Recipe, read, update
 from nearfar.samplers import Sampler, make_sampler
 from nearfar.train import Run, Trainer, checkpoint
-from nearfar.train.features import extract
+from nearfar.train.features import extract, own_scores
 from nearfar.views import ImageViews
 from nearfar_images import encoders
 from nearfar_images.data import open_images
@@ -136,15 +136,17 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
     Raises:
         ValueError: the recipe needs labels and the data has none, or the folder holds another run.
     """
-    data, method = build(recipe, data)
+    data = open_images(recipe.data) if data is None else data
     expect(
         not recipe.method.needs_labels or data.train.num_classes > 1,
         f"recipe {recipe.name}: data", "labels: one subfolder a class", f"none in {data.train.name}",
     )  # fmt: skip
     for field in recipe.method.needs_columns:
         has = getattr(whole(data.train), "column", lambda _: None)(field) is not None
-        option = {"target": "data.target", "path": "data.levels"}.get(field, "data")
+        options = {"target": "data.target", "path": "data.levels", "group": "data.sources NAME=FOLDER ..."}
+        option = options.get(field, "data")
         expect(has, f"recipe {recipe.name}: {option}", f"what gives samples a {field}", f"none in {data.train.name}")
+    data, method = build(recipe, data)
     return fit(resolve(recipe, data.train), data, method, resume=resume)
 
 
@@ -256,12 +258,17 @@ def features(
 def evaluate(
     method: Method, data: Data, config: EvaluateConfig | None = None, *, output: str = "default", workers: int = 0
 ) -> dict[str, Score]:
-    """Scores of a method's frozen features on the test part of the data; see `nearfar.evaluate.evaluate_embedding`.
+    """A method's own scores on the test part of the data, or else those of its frozen features.
+
+    For the latter see `nearfar.evaluate.evaluate_embedding`.
 
     Raises:
         ValueError: the data has no test part.
     """
     expect(len(data.test) > 0, "data", "a test part: folders train and test, or data.validation > 0", "none")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if own := own_scores(method.to(device or "cpu"), data.test, device or "cpu"):
+        return own
     train, test = labelled(data.train), labelled(data.test)
     (train_x, train_index), (test_x, test_index) = (
         features(method, part, output=output, workers=workers) for part in (train, test)
@@ -281,4 +288,5 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _without_weights(recipe: Recipe) -> Recipe:
     """For a method whose weights are replaced, or random: the file that training started from is not needed."""
-    return dataclasses.replace(recipe, encoder=dataclasses.replace(recipe.encoder, weights=""))
+    encoder = dataclasses.replace(recipe.encoder, weights="")
+    return dataclasses.replace(recipe, encoder=encoder, method=recipe.method.without_weights())

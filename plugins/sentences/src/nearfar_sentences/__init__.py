@@ -1,0 +1,27 @@
+"""nearfar for sentences."""
+
+from __future__ import annotations
+
+from nearfar.plugin import Plugin
+
+PLUGIN = Plugin(
+    name="sentences",
+    summary="train, evaluate and export sentence encoders",
+    systems="nearfar_sentences.systems",
+    commands={
+        "train": "nearfar_sentences.commands:train",
+        "evaluate": "nearfar_sentences.evaluate_command:evaluate",
+        "embed": "nearfar_sentences.commands:embed",
+        "search": "nearfar_sentences.commands:search",
+        "mine-negatives": "nearfar_sentences.commands:mine_negatives",
+        "export": "nearfar_sentences.commands:export",
+    },
+    help={
+        "train": "train a system on your sentences: train RECIPE --data.root FILE",
+        "evaluate": "STS, kNN, probes, retrieval, clustering and geometry of a run's or a model's features",
+        "embed": "write the features of a file of sentences",
+        "search": "sentences of a file most similar to a query",
+        "mine-negatives": "hard negatives for a file of pairs",
+        "export": "write a folder that sentence-transformers loads, or ONNX",
+    },
+)

@@ -1,0 +1,1 @@
+"""Systems on sentences: a card, recipes and a demonstration each. Loads no torch."""
