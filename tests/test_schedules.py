@@ -23,6 +23,19 @@ def test_closed_form(shape: str, warmup: float) -> None:
     assert schedule(100) == schedule(500) == pytest.approx(1.0 if shape == "constant" else 0.1)
 
 
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+def test_held_at_the_peak_before_it_falls(shape: str) -> None:
+    options = {"schedule": shape, "warmup_epochs": 1.0, "final_lr": 0.2}
+    held = Schedule(OptimiserConfig(hold=0.5, **options), 110, 10)
+    plain = Schedule(OptimiserConfig(**options), 60, 10)
+    for step in range(60):
+        assert held(step) == pytest.approx(min(step / 10, 1.0))
+    for step in range(60, 120):  # from here on the whole fall, in half of the steps
+        assert held(step) == pytest.approx(plain(step - 50))
+    with pytest.raises(ValueError, match=r"optimiser.hold: expected a share in \[0, 1\), received 1"):
+        OptimiserConfig(hold=1.0)
+
+
 def test_a_run_shorter_than_its_warmup_only_warms_up() -> None:
     schedule = Schedule(OptimiserConfig(warmup_epochs=10.0), 5, 2)
     assert [schedule(step) for step in range(6)] == [step / 20 for step in range(6)]

@@ -202,12 +202,20 @@ def sentences(folder: Path) -> list[str]:
 # What makes a tiny data set of a plugin's modality, and the flags that go with it.
 DATA: dict[str, Callable[[Path], list[str]]] = {"images": images, "sentences": sentences}
 # Flags for what a method needs beside labels.
-COLUMNS = {"target": ["--data.target", "brightness"], "path": ["--data.levels", "folder1", "folder2"]}
+COLUMNS = {
+    "target": ["--data.target", "brightness"],
+    "path": ["--data.levels", "folder1", "folder2"],
+    "group": ["--data.root", "", "--data.sources", "a={folder}/data/dark", "b={folder}/data/light"],
+}
 # Flags for methods whose batch must have more samples than the embedding has features.
 OWN = {
     "wmse": ["--method.head.dim", "4", "--method.wmse.size", "0"],
+    "cut": [
+        "--method.width", "4", "--method.num-blocks", "2", "--method.layers", "0", "4", "12", "--sampler.shares", "a=4",
+        "b=4", "--method.discriminator-layers", "2", "--method.discriminator-width", "4", "--data.validation", "0.25",
+    ],
     "pcl_sr": ["--method.network.blocks", "1", "--method.width", "8"],
-}
+}  # fmt: skip
 
 
 def trains(card: System, folder: Path) -> None:
@@ -216,7 +224,8 @@ def trains(card: System, folder: Path) -> None:
 
     owner, _, name = card.recipe.partition("/")
     needs = plugin.load_recipe(card.recipe).method.needs_columns
-    flags = [*DATA[owner](folder), *(word for column in needs for word in COLUMNS[column]), *OWN.get(card.slug, [])]
+    columns = (word.format(folder=folder) for column in needs for word in COLUMNS[column])
+    flags = [*DATA[owner](folder), *columns, *OWN.get(card.slug, [])]
     out = folder / "run"
     code = main([owner, "train", name, *flags, "--trainer.max-steps", "2", "--trainer.output", str(out)])
     assert code == 0

@@ -14,8 +14,8 @@ import torch
 from distributed.launch import launch
 from nearfar import plugin
 from nearfar.catalog import System, systems
-from nearfar.config import DataConfig, EncoderConfig, HeadConfig, TrainerConfig, WMSEConfig
-from nearfar.data import Annotated, ArraySource, Data, without_test
+from nearfar.config import DataConfig, EncoderConfig, HeadConfig, SamplerConfig, TrainerConfig, WMSEConfig
+from nearfar.data import Annotated, ArraySource, Concat, Data, Subset, without_test
 from nearfar.method import Method
 from nearfar.recipe import Recipe
 from nearfar_images.systems.pcl_sr import NetworkConfig
@@ -29,9 +29,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:encoder. expected dropout")
 # Changes of methods whose batch must have more samples than the embedding has features, or that mine the queue.
 NARROW: dict[str, dict[str, Any]] = {
     "wmse": {"head": HeadConfig(hidden=8, dim=2, last_bias=False), "wmse": WMSEConfig(size=0)},
+    "cut": {
+        "width": 4, "num_blocks": 2, "layers": (0, 4, 12), "num_patches": 8, "dim": 8, "discriminator_layers": 2,
+        "discriminator_width": 4, "l1": 1.0,
+    },
     "pcl_sr": {"network": NetworkConfig(width=8, blocks=1), "width": 4, "num_crops": 2},
     "mochi": {"num_hardest": 4, "num_pairs": 5, "num_with_query": 3, "pairs_from": 0, "with_query_from": 0},
-}
+}  # fmt: skip
 TRAINS = [card for card in systems() if card.kind in ("train", "pipeline", "baseline")]
 
 
@@ -53,7 +57,9 @@ def small(slug: str, output: str, **trainer: Any) -> Any:
 
 
 def small_images(recipe: Recipe) -> dict[str, Any]:
+    zipped = recipe.sampler.kind == "zipped"
     return {
+        "sampler": SamplerConfig(kind="zipped", shares=("a=3", "b=5"), length="longest") if zipped else recipe.sampler,
         "data": DataConfig(image_size=16, channels=3),
         "encoder": EncoderConfig(name="convnet", width=4, dim=16),
     }
@@ -70,10 +76,21 @@ def small_sentences(recipe: TextRecipe) -> dict[str, Any]:
 SMALL: dict[str, Any] = {"images": small_images, "sentences": small_sentences}
 
 
+def trainer(method: Method, data: Data, recipe: Any, **options: Any) -> Any:
+    """What trains a small recipe."""
+    from nearfar.samplers import make_sampler
+    from nearfar.train import Trainer
+
+    config = recipe.trainer
+    sampler = make_sampler(recipe.sampler, data.train, config.batch_size, seed=config.seed, drop_last=config.drop_last)
+    return Trainer(method, data, config, optimiser=recipe.optimiser, sampler=sampler, **options)
+
+
 def built(slug: str, recipe: Any) -> tuple[Data, Method]:
     """The data and the method of a small recipe."""
     owner = next(card.plugin for card in systems() if card.slug == slug)
     make: Any = {"images": images, "sentences": sentences}[owner]
+    make = two_sources if recipe.sampler.kind == "zipped" else make
     return importlib.import_module(f"nearfar_{owner}.pipeline").build(recipe, make())
 
 
@@ -97,15 +114,19 @@ def images(num: int = 21) -> Data:
     return without_test(source)  # nothing is scored
 
 
+def two_sources() -> Data:
+    """Nine of these pictures as source "a", the others as "b"."""
+    source = images().train
+    return without_test(Concat({"a": Subset(source, np.arange(9)), "b": Subset(source, np.arange(9, 21))}))
+
+
 def train(slug: str, output: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Three steps, the last of an uneven batch; parameters and losses. `changes` are fields of the method's config."""
     torch.set_num_threads(1)
     recipe = small(slug, output)
     recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, **changes or {}))
     data, method = built(slug, recipe)
-    from nearfar.train import Trainer
-
-    run = Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser).fit()
+    run = trainer(method, data, recipe).fit()
     return {
         "state": {name: value.clone() for name, value in method.state_dict().items()},
         "losses": [row["loss"] for row in run.metrics if "loss" in row],
@@ -123,6 +144,10 @@ def test_the_contract(card: System, tmp_path: Path) -> None:
 
 RING = {"simclr": {"learnable_temperature": True}, "dcl": {}, "supcon": {}, "moco": {"queue": 0, "symmetric": True}}
 """changes of systems that also run with candidates that travel"""
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "cut": {"negatives": "batch", "r1": 1.0, "mirror": 0.5, "identity": False, "l1": 0.0, "discriminator_norm": False},
+}
+"""changes of systems that meet other processes in another way too"""
 
 
 GROUPS = 3
@@ -136,6 +161,9 @@ def train_all(output: str, group: int) -> dict[str, Any]:
     for slug, changes in RING.items():
         if slug in slugs:
             found[f"{slug} ring"] = train(slug, f"{output}/{slug}-ring", {**changes, "candidates": "ring"})
+    for slug, changes in OTHERWISE.items():
+        if slug in slugs:
+            found[f"{slug} otherwise"] = train(slug, f"{output}/{slug}-otherwise", changes)
     return found
 
 
@@ -169,7 +197,7 @@ def test_stopped_and_resumed_equals_never_stopped(card: System, tmp_path: Path) 
             if trainer.step == stop_at:
                 trainer._leave(15)
 
-        Trainer(method, data, recipe.trainer, optimiser=recipe.optimiser, callbacks=[callback]).fit(resume)
+        trainer(method, data, recipe, callbacks=[callback]).fit(resume)
 
     run(tmp_path / "whole")
     with pytest.raises(Interrupted):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from data.pictures import write
 from nearfar.batch import Ragged, by_source, collate, size, split, take
-from nearfar.data import ArraySource, BadSample, Concat, Fault, Loader, Source, Subset, column, labelled
+from nearfar.data import ArraySource, BadSample, Concat, Fault, ImageFolder, Loader, Source, Subset, column, labelled
 from nearfar.samplers import Sequential
 
 RNG = np.random.default_rng(0)
@@ -185,3 +187,16 @@ def test_names_are_part_of_the_fingerprint() -> None:
 def test_a_constant_is_the_same_in_all_samples() -> None:
     with pytest.raises(ValueError, match=r"field 'sources': expected the constant \('a',\) as in sample 0, received"):
         collate([{"index": 0, "sources": ("a",)}, {"index": 1, "sources": ("b",)}])
+
+
+def test_another_of_the_same_source_stands_in_for_a_broken_one(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for i in range(4):
+            write(tmp_path / name / f"{i}.png", i)
+        (tmp_path / name / "3.png").write_bytes(b"broken")
+    source = Concat({name: ImageFolder(tmp_path / name) for name in ("one", "two")})
+    loader = Loader(Subset(source, np.array([3, 0, 5, 7])), Sequential(4, 4), max_bad_share=0.5)
+    (batch,) = loader.epoch(0)
+    assert batch["group"].tolist() == [0, 0, 1, 1]
+    assert batch["index"].tolist() == [0, 0, 5, 5]
+    assert [(fault.index, Path(fault.path).parent.name) for fault in loader.faults] == [(3, "one"), (7, "two")]

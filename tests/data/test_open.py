@@ -10,7 +10,7 @@ import pytest
 
 from data.pictures import classes, write
 from nearfar.config import DataConfig
-from nearfar.data import ArraySource, Data, ImageFiles, MemoryMap, Subset, digits, open_data, view_size
+from nearfar.data import ArraySource, Concat, Data, ImageFiles, MemoryMap, Subset, digits, open_data, view_size
 from nearfar.data.open import shorter_side
 
 
@@ -107,3 +107,58 @@ def test_size_of_views(tmp_path: Path) -> None:
     assert view_size(DataConfig(), open_data(config(tmp_path)).train) == 224
     assert view_size(DataConfig(), digits()) == 8
     assert (shorter_side(DataConfig()), shorter_side(DataConfig(image_size=33))) == (280, 42)
+
+
+# -- several sources as one --------------------------------------------------------------------------------------------
+
+
+def two(tmp_path: Path, **options: Any) -> Data:
+    named = (f"a={tmp_path / 'one'}", f"b={tmp_path / 'two'}")
+    return open_data(DataConfig(sources=named, cache=str(tmp_path / "cache"), **options))
+
+
+def test_folders_by_name_are_one_source(tmp_path: Path) -> None:
+    for i in range(10):
+        write(tmp_path / "one" / f"{i}.png", i)
+    for i in range(5):
+        write(tmp_path / "two" / f"{i}.png", 50 + i)
+    data = two(tmp_path, validation=0.2)
+    assert isinstance(data.train, Concat)
+    assert isinstance(data.test, Concat)
+    assert (data.train.names, data.test.names) == (("a", "b"), ("a", "b"))
+    assert np.bincount(data.train.column("group")).tolist() == [8, 4]
+    assert np.bincount(data.test.column("group")).tolist() == [2, 1]
+    held = {Path(data.test.path(i)) for i in range(3)}
+    assert held.isdisjoint(Path(data.train.path(i)) for i in range(12))
+    assert (len(two(tmp_path, validation=0.0).train), len(two(tmp_path, validation=0.0).test)) == (15, 0)
+
+
+def test_folders_by_name_keep_their_splits_and_labels(tmp_path: Path) -> None:
+    for part, num in (("train", 3), ("test", 2)):
+        classes(tmp_path / "one" / part, num=num)
+    write(tmp_path / "two" / "0.png", 0)
+    write(tmp_path / "two" / "1.png", 1)
+    with pytest.raises(ValueError, match="data.sources: expected a split of their own in all .*one in a, none in b"):
+        two(tmp_path)
+    for part in ("train", "test"):
+        write(tmp_path / "two" / part / "0.png", 0)
+    data = two(tmp_path)
+    assert (len(data.train), len(data.test), data.holdout) == (7, 5, False)
+    assert data.train.labels is not None
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, -7]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sources": ("a=x", "a=y")}, "data.sources: expected NAME=FOLDER, each name once, received 'a=y'"),
+        ({"sources": ("folder",)}, "data.sources: expected NAME=FOLDER"),
+        ({"sources": ("a=",)}, "data.sources: expected NAME=FOLDER"),
+        ({"sources": ("a=x",), "root": "y"}, "data.root: expected nothing with data.sources, received 'y'"),
+        ({"sources": ("a=x",), "source": "digits"}, "data.source: expected one that is read from folders"),
+        ({"sources": ("a=x",), "levels": ("folder1",)}, "data.sources: expected none with data.target or data.levels"),
+    ],
+)
+def test_wrong_sources_are_named(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        DataConfig(**options)

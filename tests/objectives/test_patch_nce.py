@@ -46,6 +46,23 @@ def test_equals_loops(across: bool, tile: int) -> None:
     assert none is None
 
 
+@pytest.mark.parametrize("tile", [0, 4])
+def test_negatives_of_other_images_alone(tile: int) -> None:
+    q, k = draw(3, 5, 4).requires_grad_(), draw(3, 5, 4, seed=1)
+    u, v = normalize(q, dim=2), normalize(k, dim=2)
+    losses = []
+    for b in range(3):
+        others = torch.cat([v[c] for c in range(3) if c != b])
+        for p in range(5):
+            own, rest = u[b, p] @ v[b, p] / 0.3, others @ u[b, p] / 0.3
+            losses.append(torch.cat([own[None], rest]).logsumexp(0) - own)
+    found = patch_nce(q, k, temperature=0.3, across=True, within=False, tile=tile)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+    grads = [torch.autograd.grad(loss, q)[0] for loss in (found, torch.stack(losses).mean())]
+    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(PatchNCE(0.3, across=True, within=False)(q, k), found)
+
+
 @pytest.mark.oracle("cut", 1)
 def test_one_image_is_info_nce() -> None:
     q, k = draw(1, 6, 4), draw(1, 6, 4, seed=1)
@@ -114,7 +131,9 @@ def test_module() -> None:
     [
         ({"key": draw(2, 4, 4)}, "key: expected the shape of query"),
         ({"query": draw(5, 4), "key": draw(5, 4)}, r"key: expected the shape of query, \[B, P, D\]"),
-        ({"query": draw(2, 1, 4), "key": draw(2, 1, 4)}, "query: expected 2 or more patches"),
+        ({"query": draw(2, 1, 4), "key": draw(2, 1, 4)}, "query: expected a negative for every patch: 2 or more"),
+        ({"query": draw(1, 5, 4), "key": draw(1, 5, 4), "across": True, "within": False}, "1 images of 5 patches"),
+        ({"within": False}, "query: expected a negative for every patch"),
         ({"temperature": 0.0}, "temperature: expected a finite number > 0"),
     ],
 )

@@ -78,3 +78,24 @@ def test_published_figures_of_minilm() -> None:
     tasks = sts.read_tasks(Path(os.environ["NEARFAR_STS"]))
     for year, published in (("2013", 80.60), ("2014", 75.60)):
         assert sts.evaluate_task(tasks[year], encoder.embed)["all"] == pytest.approx(published, abs=0.02)
+
+
+def test_mteb_runs_a_model_and_agrees_on_spearman() -> None:
+    """A task made here of the grammar's pairs, since mteb's own are downloaded."""
+    mteb = pytest.importorskip("mteb")
+    from datasets import Dataset, DatasetDict
+    from mteb.models.models_protocols import EncoderProtocol
+
+    from nearfar_sentences.mteb_model import MTEBModel
+
+    first, second, scores = templates.scored_pairs(60, 5)
+    encoder = build_encoder(tiny("simcse").encoder, [*first, *second]).eval()
+    model = MTEBModel(encoder.embed)
+    assert isinstance(model, EncoderProtocol)
+    task = mteb.get_task("STS13")
+    table = {"sentence1": first, "sentence2": second, "score": scores * 5}
+    task.dataset = DatasetDict({"test": Dataset.from_dict(table)})
+    task.data_loaded = True
+    found = task.evaluate(model, split="test", subsets_to_run=None, encode_kwargs={})
+    cosines = sts.similarity(sts.Pairs("x", tuple(first), tuple(second), scores), encoder.embed)
+    assert next(iter(found.values()))["cosine_spearman"] == pytest.approx(sts.spearman(cosines, scores), abs=1e-4)

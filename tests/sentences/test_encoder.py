@@ -127,3 +127,14 @@ def test_an_empty_sentence_is_refused(encoder: TextEncoder) -> None:
         encoder.tokenise(["a", "  "])
     with pytest.raises(ValueError, match="a token or more of every sentence"):
         pool([torch.ones(1, 2, 3)], torch.zeros(1, 2), "mean")
+
+
+def test_attention_maps_are_there_when_asked_for(encoder: TextEncoder) -> None:
+    tokens = encoder.tokenise(TEXTS[:3])
+    before = encoder(tokens)
+    states = encoder.states(tokens, attention=True)
+    assert len(states.attention) == 2
+    assert states.attention[0].shape == (3, 2, *[tokens["input_ids"].shape[1]] * 2)
+    rows = states.attention[0].sum(-1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+    torch.testing.assert_close(encoder(tokens), before, rtol=1e-4, atol=1e-5)

@@ -87,6 +87,19 @@ def test_words_are_predicted_beside(corpus: Data) -> None:
     assert float(terms.values["words"].detach()) == pytest.approx(torch.tensor(float(size)).log().item(), abs=0.7)
 
 
+def test_the_front_of_a_feature_may_serve_alone(triplets: Data) -> None:
+    _, method = pipeline.build(tiny("simcse", head="none", matryoshka=(4, 8)), triplets)
+    batch = method.views(batch_of(triplets), Rng(0))
+    z = method.encode(batch)
+    found = method.loss(z, batch, {}, Progress(0, 0, 0.0, 1)).total
+    parts = [simcse(*z["feature"][..., :d].unbind(1)) for d in (4, 8, 16)]
+    torch.testing.assert_close(found, torch.stack(parts).mean().float())
+    with pytest.raises(ValueError, match=r"method.matryoshka: expected none, or method.head 'none'"):
+        tiny("simcse", matryoshka=(4,))
+    with pytest.raises(ValueError, match=r"method.matryoshka: expected numbers below the 16"):
+        pipeline.build(tiny("simcse", head="none", matryoshka=(16,)), triplets)
+
+
 def test_stopped_and_resumed_is_never_stopped(corpus: Data, tmp_path: Path) -> None:
     def run(output: Path, stop_at: int = 0, resume: bool = False) -> None:
         recipe = tiny("simcse", output)

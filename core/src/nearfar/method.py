@@ -95,6 +95,10 @@ class Engine(Protocol):
         """Backward of the reduced terms, scaled for the precision in use."""
         ...
 
+    def account(self, terms: Terms) -> bool:
+        """Instead of `backward`, for gradients put in place otherwise: what the terms are; False if not finite."""
+        ...
+
     def step(self, name: str = "main") -> bool:
         """Clips, steps and zeroes one optimiser; False when the step was not applied."""
         ...

@@ -18,9 +18,9 @@ def scaled_lr(config: OptimiserConfig, batch_size: int) -> float:
 class Schedule:
     """Multiplier of the peak learning rate at a step.
 
-    Linear from 0 to 1 over the warm-up of w = warmup_epochs * steps_per_epoch steps: s / w. Afterwards, with
-    t = max(0, ((s - w) / (steps - w) - h) / (1 - h)), the share h = hold at the peak, and f = final_lr: f + (1 - f) * (1 + cos(pi t)) / 2 for "cosine", 1 - (1 - f) t for
-    "linear", 1 for "constant".
+    Linear from 0 to 1 over the warm-up of w = warmup_epochs * steps_per_epoch steps: s / w. Afterwards, with the share
+    h = hold of the other steps at the peak, t = max(0, ((s - w) / (steps - w) - h) / (1 - h)) and f = final_lr:
+    f + (1 - f) * (1 + cos(pi t)) / 2 for "cosine", 1 - (1 - f) t for "linear", 1 for "constant".
 
     Args:
         config: its warm-up, shape and final share.

@@ -21,7 +21,8 @@ class DataConfig:
     """"folder", "webdataset" (tar shards), "hf" (Hugging Face datasets), "digits" (shipped with scikit-learn), or a
     dataset that the plugin knows by name, e.g. fashion-mnist"""
     sources: tuple[str, ...] = ()
-    """NAME=FOLDER of each of several, in place of root: one data set whose batches sampler.kind mixes, e.g. two domains"""
+    """in place of root NAME=FOLDER of each of several, e.g. of two domains; they become one, whose batches sampler.kind
+    mixes"""
     image_column: str = ""
     """where the image is: a column of hf, an extension of webdataset; empty: the only one there"""
     label_column: str = ""
@@ -66,7 +67,9 @@ class DataConfig:
         )  # fmt: skip
         if parse_sources(self.sources):
             expect(not self.root, "data.root", "nothing with data.sources", repr(self.root))
-            expect(self.source != "digits", "data.source", "one that is read from folders, with data.sources", "'digits'")
+            expect(
+                self.source != "digits", "data.source", "one that is read from folders, with data.sources", "'digits'"
+            )
             alone = not self.target and not self.levels
             expect(alone, "data.sources", "none with data.target or data.levels", self.sources)
         expect(self.workers >= 0, "data.workers", "0 or more", self.workers)
@@ -94,11 +97,11 @@ class SamplerConfig:
 
     kind: Literal[
         "shuffle", "per-class", "hierarchical", "balanced", "single-group", "mixed-groups", "zipped", "no-duplicates",
-        "shards",
+        "shards", "by-length",
     ] = "shuffle"  # fmt: skip
     """every sample once; so many a class; so many a node of every level; drawn by class size; each batch from one
     group; each batch from all groups; a stated number of every source, each at its own pace; no two samples of a batch
-    with the same key; every sample once, from few shards at a time"""
+    with the same key; every sample once, from few shards at a time; every sample once, beside others of its length"""
     column: str = ""
     """the source's column of labels, paths, groups, keys or shards; empty: label, path, group, key or shard, as the
     kind asks"""
@@ -124,11 +127,16 @@ class SamplerConfig:
     lanes: int = 8
     """of shards: places that are read at the same time, equally many samples of each in a batch"""
     window: int = 4096
-    """of shards: samples of a lane that change places with one another"""
+    """of shards: samples of a lane that change places with one another; of by-length: that are sorted together"""
+    budget: int = 0
+    """of by-length: largest samples of a batch times the longest one's length, in words of a sentence; 0: all batches
+    have trainer.batch_size samples"""
 
     def __post_init__(self) -> None:
         for name in ("num_per_class", "lanes", "window"):
             expect(getattr(self, name) >= 1, f"sampler.{name}", "1 or more", getattr(self, name))
+        expect(self.budget == 0 or (self.budget > 0 and self.kind == "by-length"), "sampler.budget",
+               "0, or more with kind 'by-length'", self.budget)  # fmt: skip
         parse_shares(self.shares)
         if self.shares:
             expect_choice("sampler.kind with shares", self.kind, GROUPED)

@@ -60,10 +60,10 @@ def _joined(config: DataConfig, named: Mapping[str, Callable[[DataConfig], Data 
     expect(not split or not whole, "data.sources", "a split of their own in all folders, or in none",
            f"one in {', '.join(split)}, none in {', '.join(whole)}")  # fmt: skip
     if whole and config.validation == 0:
-        return without_test(Concat(whole))
+        return without_test(Concat(whole))  # type: ignore[arg-type]  # labels and shape are read when asked for
     split = split or {name: holdout(part, config.validation) for name, part in whole.items()}
     train, test = ({name: getattr(part, which) for name, part in split.items()} for which in ("train", "test"))
-    return Data(Concat(train), Concat(test), any(part.holdout for part in split.values()))
+    return Data(Concat(train), Concat(test), any(part.holdout for part in split.values()))  # type: ignore[arg-type]
 
 
 def _opened(config: DataConfig, named: Mapping[str, Callable[[DataConfig], Data | Source]]) -> Data | Source:

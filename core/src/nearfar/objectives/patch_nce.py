@@ -74,9 +74,10 @@ def patch_nce(
            "images), or extra", f"{images} images of {patches} patches, across={across}, within={within}")  # fmt: skip
     rows = torch.arange(images * patches, device=query.device)
     flat = key.flatten(0, 1)
+    image = rows // patches
     return contrast(
-        query.flatten(0, 1), flat.detach() if detach_key else flat, targets=rows,
-        group=None if across else rows // patches, ignore=None if within else rows // patches, extra=() if extra is None else (extra,), temperature=temperature,
+        query.flatten(0, 1), flat.detach() if detach_key else flat, targets=rows, group=None if across else image,
+        ignore=None if within else image, extra=() if extra is None else (extra,), temperature=temperature,
         reduction=reduction, tile=tile, with_stats=with_stats,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from nearfar.samplers.balanced import Balanced
 from nearfar.samplers.base import Sampler
 from nearfar.samplers.classes import Hierarchical, PerClass
 from nearfar.samplers.grouped import Length, MixedGroups, SingleGroup
+from nearfar.samplers.lengths import ByLength
 from nearfar.samplers.order import Shuffle
 from nearfar.samplers.shards import Shards
 from nearfar.samplers.unique import NoDuplicates, hash_keys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 COLUMNS = {
     "per-class": "label", "balanced": "label", "hierarchical": "path", "single-group": "group", "mixed-groups": "group",
     "zipped": "group", "no-duplicates": "key", "shards": "shard",
+    "by-length": "length",
 }  # fmt: skip
 
 
@@ -73,6 +75,8 @@ def make_sampler(
         return _grouped(config, values, named, batch_size, seed=seed, drop_last=drop_last)
     if kind == "shards":
         return Shards(values, batch_size, lanes=config.lanes, window=config.window, seed=seed, drop_last=drop_last)
+    if kind == "by-length":
+        return ByLength(values, batch_size, window=config.window, budget=config.budget, seed=seed, drop_last=drop_last)
     return NoDuplicates(values, batch_size, seed=seed, drop_last=drop_last)
 
 

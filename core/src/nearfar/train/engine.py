@@ -24,6 +24,9 @@ from nearfar.train import cache, optim, sharding
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from nearfar.data import Source
+    from nearfar.evaluate import Score
+
 
 class Engine:
     """Runs updates of a method; what `Method.update` and `Method.on_epoch` are given.
@@ -95,6 +98,14 @@ class Engine:
         self.wrapped.reshard()  # no backward follows that would
         return features
 
+    def scores(self, source: Source) -> dict[str, Score]:
+        """The method's `scores`, through the forward where parameters are sharded."""
+        if not self.sharded:
+            return self.method.scores(source, self.accelerator.device)
+        found = self.wrapped("scores", source, self.accelerator.device)
+        self.wrapped.reshard()
+        return found
+
     def minimize(self, method: Method, batch: Batch) -> Terms:
         """One optimiser step on encode -> loss; `after_update` follows when the step was applied."""
         if self.config.cache and not self._probed:
@@ -110,6 +121,28 @@ class Engine:
 
     def backward(self, terms: Terms, *, name: str = "main") -> None:
         """Backward of the terms as one loss over all processes; nothing flows back from a non-finite one."""
+        self._expect_whole()
+        self._backward(terms, self.accelerator.backward)
+
+    def account(self, terms: Terms) -> bool:
+        """Instead of `backward`, where a method puts gradients in place itself: the terms of all processes are shown.
+
+        Returns:
+            Whether they are finite; if not, no gradient may be made, and the next `step` is not applied.
+        """
+        self._expect_whole()
+        name = type(self.method).__name__
+        expect(self.config.precision == "no", "trainer.precision",
+               f"'no', since {name} puts its gradients in place itself", repr(self.config.precision))  # fmt: skip
+        expect(
+            not self.sharded, "trainer.parallel", f"'ddp', since {name} puts its gradients in place itself", "'fsdp'"
+        )
+        self._reduce(terms)
+        self.applied = bool(torch.isfinite(torch.tensor(self.reduced["loss"])))
+        return self.applied
+
+    def _expect_whole(self) -> None:
+        """That a method which makes its own updates has whole batches."""
         expect(
             self.config.cache == 0,
             "trainer.cache", f"0, since {type(self.method).__name__} makes its own updates", self.config.cache,
@@ -118,7 +151,6 @@ class Engine:
             self.config.accumulate == 1, "trainer.accumulate",
             f"1, since {type(self.method).__name__} makes its own updates", self.config.accumulate,
         )  # fmt: skip
-        self._backward(terms, self.accelerator.backward)
 
     def step(self, name: str = "main") -> bool:
         """Clips, steps and zeroes one optimiser; False when loss or gradient were not finite."""

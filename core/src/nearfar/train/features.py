@@ -65,10 +65,11 @@ def extract(
     return torch.cat(rows), torch.cat(indices)
 
 
-def own_scores(method: Method, source: Source, device: torch.device | str) -> dict[str, Score]:
-    """What `Method.scores` says of a source, in evaluation mode; the mode and random numbers go on as before."""
+def own_scores(method: Method, score: Callable[[], dict[str, Score]]) -> dict[str, Score]:
+    """What `score`, around `Method.scores`, says in evaluation mode; the mode and random numbers go on as before."""
     was_training, drawn = method.training, randomness.capture()
-    found = method.eval().scores(source, device)
+    method.eval()
+    found = score()
     method.train(was_training)
     randomness.restore(drawn)
     return found

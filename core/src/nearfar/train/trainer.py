@@ -357,7 +357,7 @@ class Trainer:
         train, test = labelled(self.data.train), self.data.test
         if len(test) == 0:
             return {}
-        if own := own_scores(self.method, test, self.accelerator.device):
+        if own := own_scores(self.method, lambda: self.engine.scores(test)):
             return own
         if not full and self.config.monitor == "knn" and (train.labels is None or test.labels is None):
             return {}

@@ -143,7 +143,7 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
     )  # fmt: skip
     for field in recipe.method.needs_columns:
         has = getattr(whole(data.train), "column", lambda _: None)(field) is not None
-        options = {"target": "data.target", "path": "data.levels", "group": "data.sources NAME=FOLDER ..."}
+        options = {"target": "data.target", "path": "data.levels", "group": "data.sources (NAME=FOLDER of each)"}
         option = options.get(field, "data")
         expect(has, f"recipe {recipe.name}: {option}", f"what gives samples a {field}", f"none in {data.train.name}")
     data, method = build(recipe, data)
@@ -267,7 +267,7 @@ def evaluate(
     """
     expect(len(data.test) > 0, "data", "a test part: folders train and test, or data.validation > 0", "none")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if own := own_scores(method.to(device or "cpu"), data.test, device or "cpu"):
+    if own := own_scores(method.to(device or "cpu"), lambda: method.scores(data.test, device or "cpu")):
         return own
     train, test = labelled(data.train), labelled(data.test)
     (train_x, train_index), (test_x, test_index) = (

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from nearfar.batch import Ragged
 from nearfar.checks import expect
 from nearfar.evaluate import Score, bootstrap, pictures
 from nearfar.rng import Rng
@@ -25,6 +26,32 @@ KERNELS = (3, 5, 7, 9, 11)
 def quantise(image: Tensor) -> Tensor:
     """Clamped to [0, 1] and rounded to 8 bits, as if written to a file and read again."""
     return (image.clamp(0, 1) * 255).round() / 255
+
+
+def crops(image: Tensor | Ragged, index: Tensor, rng: Rng, side: int) -> Tensor:
+    """Random squares of uint8 pictures as they are, [B, C, S, S] in [0, 1], mirrored and turned at random.
+
+    Args:
+        image: uint8 [B, C, H, W], or Ragged of [C, H, W].
+        index: [B], stable numbers of the pictures.
+        rng: decides.
+        side: S.
+
+    Raises:
+        ValueError: a picture smaller than the crop, which is named.
+    """
+    draw = rng.uniform(index, "restoration.crop", 5).tolist()
+    found = []
+    for i, (down, right, turn, flip, mirror) in enumerate(draw):
+        height, width = image[i].shape[1:]
+        expect(min(height, width) >= side, f"picture {int(index[i])}", f"at least {side} pixels a side (see "
+               "--data.image-size)", f"{height} x {width}")  # fmt: skip
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        one = image[i][:, top : top + side, left : left + side]
+        one = one.transpose(1, 2) if turn < 0.5 else one
+        dims = [axis for axis, draws in ((1, flip), (2, mirror)) if draws < 0.5]
+        found.append(one.flip(dims) if dims else one)
+    return torch.stack(found).float() / 255
 
 
 def smooth(image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

@@ -29,7 +29,7 @@ def digit_styles(config: DataConfig) -> Data:
         Concat({"a": styled(part, "a", slice(0, None, 2)), "b": styled(part, "b", slice(1, None, 2))})
         for part in (parts.train, parts.test)
     )
-    return Data(train, test, holdout=True)
+    return Data(train, test, holdout=True)  # type: ignore[arg-type]  # labels and shape are read when asked for
 
 
 def styled(source: Source, style: str, rows: slice = slice(None)) -> ArraySource:

@@ -6,6 +6,7 @@ Legend: B images, C channels, H height, W width, P places, D width of projected 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from nearfar.checks import expect
 
+Padding = Literal["zeros", "reflect"]
 STEP = 4
 """what the sides of pictures are multiples of: the generator halves them twice"""
 
@@ -112,13 +114,27 @@ class Generator(nn.Module):
         expect(fits, "picture", f"sides that are multiples of {STEP}, from {2 * STEP} on", f"{height} x {width}")
 
 
+class Score(nn.Module):
+    """A convolution of 4 x 4 to one channel.
+
+    Its weight [C, 4, 4] has no dimension of size 1, about whose stride DDP and oneDNN would disagree.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(width, 4, 4)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[None], self.bias, padding=1)
+
+
 class PatchDiscriminator(nn.Module):
     """Scores of overlapping patches [B, 1, h, w] of pictures [B, C, H, W].
 
     Args:
         channels: of pictures.
         width: channels of the first layer; they double up to eight times as many.
-        num_layers: halvings; 3 see patches of 70 pixels.
+        num_layers: halvings; with 3 a score sees 84 pixels, 70 but for the blurs.
         norm: instance normalisation; off with a penalty on gradients.
 
     Source: Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017.
@@ -136,7 +152,7 @@ class PatchDiscriminator(nn.Module):
             layers += [nn.InstanceNorm2d(after)] if norm else []
             layers.append(nn.LeakyReLU(0.2))
             layers += [Down()] if k < num_layers else []
-        layers.append(nn.Conv2d(width * 2 ** min(num_layers, 3), 1, 4, padding=1))
+        layers.append(Score(width * 2 ** min(num_layers, 3)))
         self.layers = nn.Sequential(*layers)
         initialise(self, 0.02 if norm else 1.0)
 
@@ -186,12 +202,14 @@ def initialise(network: nn.Module, gain: float) -> None:
             nn.init.xavier_normal_(layer.weight, gain=gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        elif isinstance(layer, Score):
+            nn.init.xavier_normal_(layer.weight[None], gain=gain)
 
 
-def _conv(before: int, after: int, size: int, padding_mode: str = "zeros", *, bias: bool = True) -> nn.Conv2d:
+def _conv(before: int, after: int, size: int, padding_mode: Padding = "zeros", *, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(before, after, size, padding=size // 2, padding_mode=padding_mode, bias=bias)
 
 
-def _normed(before: int, after: int, size: int, padding_mode: str = "zeros") -> list[nn.Module]:
+def _normed(before: int, after: int, size: int, padding_mode: Padding = "zeros") -> list[nn.Module]:
     """Without a bias, which the norm would take away again."""
     return [_conv(before, after, size, padding_mode, bias=False), nn.InstanceNorm2d(after), nn.ReLU()]

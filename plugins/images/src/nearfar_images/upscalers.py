@@ -7,6 +7,8 @@ Legend: B batch, C channels, h w of the small picture, s scale, D width.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -195,3 +197,33 @@ def build(kind: str, scale: int, channels: int, *, width: int, blocks: int, grou
     if kind == "edsr":
         return edsr(scale, channels=channels, width=width, blocks=blocks)
     return rcan(scale, channels=channels, width=width, blocks=blocks, groups=groups)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Fills a network from a .safetensors file, of its own weights or of a run's, or from the folder of a run.
+
+    Of a run's checkpoints the best counts, or the last where no score has chosen one.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without checkpoints.
+        ValueError: no safetensors, or weights of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from nearfar.train import Run
+
+    place = Path(path).expanduser()
+    if place.is_dir():
+        run = Run(place)
+        place = run.checkpoint("best" if run.best else "last") / "model.safetensors"
+    expect(place.is_file(), "method.network.weights", "a run or a .safetensors file", path, FileNotFoundError)
+    try:
+        weights = load_file(place)
+    except SafetensorError as error:
+        raise ValueError(f"method.network.weights: expected a safetensors file, received {place}: {error}") from None
+    own = {name.removeprefix("network."): w for name, w in weights.items() if name.startswith("network.")}
+    try:
+        network.load_state_dict(own or weights)
+    except RuntimeError as error:
+        raise ValueError(f"method.network.weights: {place} is of another network: {error}") from None

@@ -15,6 +15,8 @@ PLUGIN = Plugin(
         "search": "nearfar_sentences.commands:search",
         "mine-negatives": "nearfar_sentences.commands:mine_negatives",
         "export": "nearfar_sentences.commands:export",
+        "topics": "nearfar_sentences.topics_command:topics",
+        "methods": "nearfar_sentences.primer_command:methods",
     },
     help={
         "train": "train a system on your sentences: train RECIPE --data.root FILE",
@@ -23,5 +25,7 @@ PLUGIN = Plugin(
         "search": "sentences of a file most similar to a query",
         "mine-negatives": "hard negatives for a file of pairs",
         "export": "write a folder that sentence-transformers loads, or ONNX",
+        "topics": "the words of a topic model's topics",
+        "methods": "what contrasts what: the systems on sentences by six axes",
     },
 )

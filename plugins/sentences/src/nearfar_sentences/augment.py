@@ -89,7 +89,7 @@ def reorder(words: Sequence[T], num_swaps: int, span: float, rng: np.random.Gene
     place = np.arange(num)
     for a, b in starts.reshape(pairs, 2):
         place[a : a + length], place[b : b + length] = (np.arange(x, x + length) for x in (b, a))
-    return [words[i] for i in place]
+    return [words[i] for i in place.tolist()]
 
 
 def substitute(words: Sequence[str], table: Table, ratio: float, rng: np.random.Generator) -> list[str]:
@@ -107,12 +107,12 @@ def substitute(words: Sequence[str], table: Table, ratio: float, rng: np.random.
     num = _expect(words)
     expect(0 <= ratio <= 1, "ratio", "a share in [0, 1]", ratio)
     changed = list(words)
-    for place in sorted(rng.choice(num, round(ratio * num), replace=False).tolist()):
-        before, core, after = parts(words[place])
+    for place in np.sort(rng.choice(num, round(ratio * num), replace=False)):
+        before, core, after = parts(words[int(place)])
         others = substitutes_of(core.lower(), table)
         if others:
             other = others[int(rng.integers(len(others)))]
-            changed[place] = before + (other.capitalize() if core[:1].isupper() else other) + after
+            changed[int(place)] = before + (other.capitalize() if core[:1].isupper() else other) + after
     return changed
 
 

@@ -77,14 +77,18 @@ class TextEncoder(nn.Module):
     def states(self, tokens: Tokens, *, attention: bool = False) -> States:
         """States of all layers, of the embedding first, and attention maps where asked for.
 
+        Once maps were asked for the model attends without fused kernels, which do not give any.
+
         Raises:
-            ValueError: attention maps are asked for and the model's attention does not give them.
+            ValueError: attention maps are asked for and the model does not give them.
         """
+        if attention and self.backbone.config._attn_implementation != "eager":  # type: ignore[union-attr]
+            self.backbone.set_attn_implementation("eager")  # type: ignore[operator]
         found = self.backbone(**tokens, output_hidden_states=True, output_attentions=attention)
         maps = tuple(found.attentions or ()) if attention else ()
         expect(
             not attention or (len(maps) > 0 and all(one is not None for one in maps)),
-            "encoder: attention", "maps of every layer; load the model with attn_implementation='eager'", "none",
+            "encoder: attention", "a model that gives maps of every layer", type(self.backbone).__name__,
         )  # fmt: skip
         return States(tuple(found.hidden_states), maps)
 
@@ -153,7 +157,7 @@ def add_delete_token(encoder: TextEncoder) -> None:
 
 
 def tiny_bert(config: TextEncoderConfig, tokenizer: Tokenizer) -> nn.Module:
-    """A small BERT without pooler; its attention gives maps."""
+    """A small BERT without pooler."""
     from transformers import BertConfig, BertModel
 
     return BertModel(
@@ -167,7 +171,6 @@ def tiny_bert(config: TextEncoderConfig, tokenizer: Tokenizer) -> nn.Module:
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
             pad_token_id=tokenizer.pad,
-            attn_implementation="eager",
         ),
         add_pooling_layer=False,
     )
@@ -212,7 +215,7 @@ def _pretrained(config: TextEncoderConfig) -> nn.Module:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        backbone = AutoModel.from_pretrained(config.name, attn_implementation="eager")
+        backbone = AutoModel.from_pretrained(config.name)
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -226,7 +229,7 @@ def _from_shape(shape: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     rest = {name: value for name, value in shape.items() if name != "model_type"}
-    made = AutoModel.from_config(AutoConfig.for_model(shape["model_type"], **rest), attn_implementation="eager")
+    made = AutoModel.from_config(AutoConfig.for_model(shape["model_type"], **rest))
     return _without_pooler(made)
 
 

@@ -42,6 +42,8 @@ def export(loaded: LoadedRun, out: str | Path, *, onnx: bool = False) -> Exporte
         empty or (folder / "modules.json").is_file(), "out", "an empty folder, or one of an earlier export", str(out)
     )
     encoder = loaded.encoder
+    whole = isinstance(encoder, TextEncoder)
+    expect(whole, "run", "one of a sentence encoder, to be exported", f"one of {type(encoder).__name__}", TypeError)
     expect(encoder.pooling in KINDS, "encoder.pooling", f"one of {', '.join(KINDS)}, to be exported", encoder.pooling)
     head_at_test = getattr(loaded.method.config, "head_at_test", False)
     folder.mkdir(parents=True, exist_ok=True)

@@ -87,8 +87,8 @@ def neighbours(words: Sequence[str], vectors: np.ndarray, num: int = 5) -> dict[
         cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf
         # a stable sort, so that ties do not depend on the machine
         nearest = np.argsort(-cosines.round(9), axis=1, kind="stable")[:, :num]
-        for row, places in enumerate(nearest.tolist()):
-            found[words[start + row]] = tuple(words[place] for place in places)
+        for row, places in enumerate(nearest):
+            found[words[start + row]] = tuple(words[int(place)] for place in places)
     return found
 
 

@@ -53,8 +53,8 @@ def _trained(recipe_name: str, seed: int, quick: bool, train: bool) -> Any:
     recipe = load("images").recipe(recipe_name)
     with tempfile.TemporaryDirectory() as folder:
         trainer = dataclasses.replace(
-            recipe.trainer, epochs=EPOCHS, max_steps=QUICK_STEPS if quick else 0, seed=seed, checkpoint_every=10**6, report=False,
-            progress=False, output=str(Path(folder) / "run"),
+            recipe.trainer, epochs=EPOCHS, max_steps=QUICK_STEPS if quick else 0, seed=seed, checkpoint_every=10**6,
+            report=False, progress=False, output=str(Path(folder) / "run"),
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)
         data, method = pipeline.build(recipe)

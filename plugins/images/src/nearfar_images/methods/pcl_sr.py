@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from nearfar import distributed
-from nearfar.batch import Batch, Ragged, View
+from nearfar.batch import Batch, View
 from nearfar.checks import expect
 from nearfar.config import DataInfo
 from nearfar.data import Loader, Source
@@ -23,7 +22,6 @@ from nearfar.method import Engine, Method, Progress, Terms, Views
 from nearfar.objectives import discriminator, map_contrast
 from nearfar.rng import Rng
 from nearfar.samplers import Sequential
-from nearfar.train import Run
 from nearfar.wavelet import haar
 from nearfar_images import restoration, upscalers
 from nearfar_images.methods._fine_detail import FineDetail
@@ -129,7 +127,7 @@ class PCLSR(Method):
         made, parts = [], []
         for v in range(config.num_crops):
             draws = rng.at(view=v)
-            high = crops(batch["image"], index, draws, self.side)
+            high = restoration.crops(batch["image"], index, draws, self.side)
             low = restoration.quantise(upscalers.reduce(high, config.scale))
             made.append(View(high))
             parts.append({"low": low})
@@ -258,60 +256,13 @@ class PCLSR(Method):
 
 
 def make_network(config: NetworkConfig, scale: int, channels: int) -> nn.Module:
-    """The network of a config, its weights read where a file is named, or a run, of which the best checkpoint counts.
-
-    Raises:
-        FileNotFoundError: no such file, or a folder without checkpoints.
-        ValueError: its weights are those of another network.
-    """
+    """The network of a config, with the weights that it names."""
     network = upscalers.build(
         config.kind, scale, channels, width=config.width, blocks=config.blocks, groups=config.groups
     )
     if config.weights:
-        from safetensors.torch import load_file
-
-        path = Path(config.weights).expanduser()
-        if path.is_dir():
-            run = Run(path)
-            path = run.checkpoint("best" if run.best else "last") / "model.safetensors"
-        there = path.is_file()
-        expect(there, "method.network.weights", "a run or a .safetensors file", config.weights, FileNotFoundError)
-        try:
-            weights = load_file(path)
-        except Exception as error:  # safetensors raises an error of its own, which is no ValueError
-            raise ValueError(f"method.network.weights: expected a safetensors file, received {path}: {error}") from None
-        own = {name.removeprefix("network."): w for name, w in weights.items() if name.startswith("network.")}
-        try:
-            network.load_state_dict(own or weights)
-        except RuntimeError as error:
-            raise ValueError(f"method.network.weights: {path} is of another network: {error}") from None
+        upscalers.load_weights(network, config.weights)
     return network
-
-
-def crops(image: Tensor | Ragged, index: Tensor, rng: Rng, side: int) -> Tensor:
-    """Random squares of uint8 pictures as they are, [B, C, S, S] in [0, 1], mirrored and turned at random.
-
-    Args:
-        image: uint8 [B, C, H, W], or Ragged of [C, H, W].
-        index: [B], stable numbers of the pictures.
-        rng: decides.
-        side: S.
-
-    Raises:
-        ValueError: a picture smaller than the crop, which is named.
-    """
-    draw = rng.uniform(index, "pcl_sr.crop", 5).tolist()
-    found = []
-    for i, (down, right, turn, flip, mirror) in enumerate(draw):
-        height, width = image[i].shape[1:]
-        expect(min(height, width) >= side, f"picture {int(index[i])}", f"at least {side} pixels a side (see "
-               "--data.image-size)", f"{height} x {width}")  # fmt: skip
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        one = image[i][:, top : top + side, left : left + side]
-        one = one.transpose(1, 2) if turn < 0.5 else one
-        dims = [axis for axis, draws in ((1, flip), (2, mirror)) if draws < 0.5]
-        found.append(one.flip(dims) if dims else one)
-    return torch.stack(found).float() / 255
 
 
 def _flat(z: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:

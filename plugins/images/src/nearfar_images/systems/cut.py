@@ -33,7 +33,7 @@ CARD = System(
     venue="ECCV 2020",
     plugin="images",
     kind="train",
-    summary="translates pictures of one kind into another without pairs: each patch keeps what tells it from the others",
+    summary="turns pictures of one kind into another without pairs: each patch keeps what tells it from the others",
     recipe="images/cut",
     taxonomy=Taxonomy(positive="context", negative="batch", key="shared", loss="probabilistic"),
     evidence="code",
@@ -42,7 +42,7 @@ CARD = System(
         "equal orthonormal patches cost log(1 + (P - 1) exp(-1/t)), patches that are all alike log P",
         "another image of the batch changes nothing unless negatives come from the whole batch; keys get no gradient",
         "with a generator that commutes with mirroring, mirrored and plain inputs cost the same at mirrored places",
-        "without the contrast the loss is that of the GAN alone; of one layer it is that layer's, of several their mean",
+        "without the contrast the loss is that of the GAN alone; of one layer it is that layer's, of more their mean",
     ),
     claim=Claim(metric="content", order=("cut", "cut_external", "cut_gan"), margin=0.1),
     export=("none: what is trained makes pictures; see nearfar images translate",),
@@ -78,7 +78,7 @@ class CutConfig(MethodConfig):
     """weight of the discriminator's squared gradient at images of b, halved"""
     discriminator_width: int = 64
     discriminator_layers: int = 3
-    """halvings; 3 judge patches of 70 pixels"""
+    """halvings; with 3 a score sees 84 pixels, 70 but for the blurs"""
     discriminator_norm: bool = True
     """instance normalisation in the discriminator"""
 

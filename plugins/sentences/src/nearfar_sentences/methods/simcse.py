@@ -34,6 +34,9 @@ class SimCSE(Sentences):
 
     def __init__(self, config: SimCSEConfig, encoder: TextEncoder) -> None:
         super().__init__(config, encoder)
+        dim = encoder.feature_dim
+        short = all(d < dim for d in config.matryoshka)
+        expect(short, "method.matryoshka", f"numbers below the {dim} of a feature", config.matryoshka)
         self.words = nn.Linear(encoder.feature_dim, encoder.tokenizer.size) if config.mlm_weight else None
         if self.words is not None:
             expect(encoder.tokenizer.mask >= 0, "method.mlm_weight", "a tokenizer with a mask token", "none")
@@ -66,13 +69,16 @@ class SimCSE(Sentences):
         if self.config.mask_duplicates:
             own = batch["text_id"]
             ids = (own, own if distributed.world() == 1 else distributed.gather(own, grad=False))
-        negative = embedding[:, 2] if hard else None
-        gathered = (everyone[:, 1], *([everyone[:, 2]] if hard else []))
-        loss, stats = simcse(
-            embedding[:, 0], embedding[:, 1], negative, temperature=self.config.temperature,
-            hard_negative_weight=self.config.hard_negative_weight, ids=ids, gathered=gathered, offset=offset,
-            with_stats=True,
-        )  # fmt: skip
+        losses = []
+        for dim in (*self.config.matryoshka, embedding.shape[2]):
+            part, others = embedding[..., :dim], everyone[..., :dim]
+            loss, stats = simcse(
+                part[:, 0], part[:, 1], part[:, 2] if hard else None, temperature=self.config.temperature,
+                hard_negative_weight=self.config.hard_negative_weight, ids=ids,
+                gathered=(others[:, 1], *([others[:, 2]] if hard else [])), offset=offset, with_stats=True,
+            )  # fmt: skip
+            losses.append(loss)
+        loss = torch.stack(losses).mean()
         terms = Terms().add("contrast", loss, count=stats.num_anchors)
         if self.words is not None:
             total, num = z["word_loss"].sum(0)

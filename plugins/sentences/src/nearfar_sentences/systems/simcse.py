@@ -50,9 +50,16 @@ class SimCSEConfig(TextMethodConfig):
     mask_duplicates: bool = False
     """the same sentence elsewhere in the batch is no negative; the paper has no such mask"""
 
+    matryoshka: tuple[int, ...] = ()
+    """numbers at the front of the features that are to serve alone, e.g. 64 128: the loss is the mean over these and
+    the whole"""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         expect(self.copies == 2, "method.copies", "2", self.copies)
+        expect(all(d >= 1 for d in self.matryoshka), "method.matryoshka", "numbers of 1 or more", self.matryoshka)
+        kept = not self.matryoshka or self.head == "none" or self.head_at_test
+        expect(kept, "method.matryoshka", "none, or method.head 'none' or method.head_at_test", self.matryoshka)
         expect(self.mlm_weight >= 0, "method.mlm_weight", "0 or more", self.mlm_weight)
 
     def build(self, info: DataInfo, encoder: Any, views: Any) -> Method:
