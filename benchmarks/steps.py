@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from common import interleaved, metadata, write
 from torch import Tensor, nn
 
+from nearfar.batch import collate
 from nearfar.config import DataConfig, EncoderConfig, OptimiserConfig, TrainerConfig
 from nearfar.method import Method
 from nearfar.plugin import load_recipe
@@ -48,7 +49,7 @@ def ours(slug: str) -> tuple[Method, dict[str, Any], Callable[[], None]]:
     )
     data, method = build(recipe, open_images(recipe.data))
     method.train()
-    samples = data.train.batch(torch.arange(BATCH).numpy())  # type: ignore[attr-defined]
+    samples = collate([data.train[i] for i in range(BATCH)])
     batch = method.views(samples, Rng(0))
     engine = Engine(
         Accelerator(cpu=True), method, config, optimiser, steps=STEPS, steps_per_epoch=STEPS,
@@ -125,9 +126,14 @@ class Theirs:
 
         def loss() -> Tensor:
             self._follow(self.config.momentum)
-            query = self.z(self.views[0])
+            if not self.config.symmetric:
+                return one_way(*self.views[:2])
+            return 0.5 * (one_way(*self.views[:2]) + one_way(self.views[1], self.views[0]))
+
+        def one_way(first: Tensor, second: Tensor) -> Tensor:
+            query = self.z(first)
             with torch.no_grad():
-                keys, order = batch_shuffle(self.views[1])
+                keys, order = batch_shuffle(second)
                 key = batch_unshuffle(self.slow_head(self.slow_encoder(keys)), order)
             return criterion(query, key)
 
