@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distributed.launch import launch
 from nearfar.batch import Batch
 from nearfar.config import TrainerConfig
 from nearfar.data import Data, without_test
@@ -415,6 +416,21 @@ def test_bad_input():
         t.dirichlet_prior(1, 1.0)
     with pytest.raises(ValueError, match="how: expected one of"):
         t.set_pool(x, sets, "mean")
+
+
+def steps(output: str) -> dict[str, Any]:
+    """Parameters and alphas of a run without dropout."""
+    model, run = fitted(Path(output), dropout=0.0)
+    rows = [row["alpha"] for row in run.metrics if "alpha" in row]
+    return {"state": {name: p.detach().clone() for name, p in model.named_parameters()}, "alpha": rows}
+
+
+def test_two_processes_equal_one(tmp_path: Path):
+    one = steps(str(tmp_path / "one"))
+    for found in launch(steps, 2, str(tmp_path / "two")):
+        assert found["alpha"] == pytest.approx(one["alpha"], rel=1e-3)
+        for name, value in one["state"].items():
+            torch.testing.assert_close(found["state"][name], value, rtol=1e-3, atol=2e-4)
 
 
 def test_topics_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

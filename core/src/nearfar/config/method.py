@@ -10,6 +10,7 @@ from nearfar.checks import expect
 if TYPE_CHECKING:
     from torch import nn
 
+    from nearfar.data import Source
     from nearfar.method import Method, Views
 
 
@@ -42,6 +43,15 @@ class MethodConfig:
     def needs_columns(self) -> tuple[str, ...]:
         """What samples must have beside them: "target" (data.target), "path" (data.levels)."""
         return ()
+
+    @property
+    def stages(self) -> str:
+        """"module:function" of what trains in several runs, called as (recipe, resume=, data=); empty: one run."""
+        return ""
+
+    def samples(self, source: Source) -> Source:
+        """The training samples as the method reads them: the source, or one around it with further fields."""
+        return source
 
     def without_weights(self) -> MethodConfig:
         """The config without files of weights to start from, for a method whose weights are replaced or random."""

@@ -98,6 +98,11 @@ def on_pass(seed: int, epoch: int) -> Iterator[None]:
         _PASS.reset(token)
 
 
+def this_pass() -> tuple[int, int]:
+    """Seed and epoch of the pass that samples are read for; (0, 0) outside of a loader."""
+    return _PASS.get()
+
+
 @contextlib.contextmanager
 def _seeded(*key: int) -> Iterator[None]:
     seeds = np.random.SeedSequence(key).generate_state(3)

@@ -151,6 +151,33 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Arrays:
+    """Numbers of any shapes, by name.
+
+    Args:
+        values: name -> array of numbers or truth values.
+    """
+
+    kind: ClassVar[str] = "arrays"
+    values: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        for name, value in self.values.items():
+            kind = np.asarray(value).dtype
+            expect(kind.kind in "biuf", f"values {name!r}", "an array of numbers", kind, TypeError)
+
+    def save(self, folder: Path) -> None:
+        """Writes arrays.npz."""
+        np.savez(folder / "arrays.npz", **self.values)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, folder: Path) -> Arrays:
+        """Reads it back."""
+        with np.load(folder / "arrays.npz", allow_pickle=False) as found:
+            return cls({name: found[name] for name in found.files})
+
+
+@dataclass(frozen=True)
 class TrainedRun:
     """A finished run folder.
 
@@ -202,7 +229,7 @@ class Values:
 
 
 KINDS: dict[str, type[Artefact]] = {
-    one.kind: one for one in (IndexSet, Labels, PairSet, Features, TrainedRun, Values)
+    one.kind: one for one in (IndexSet, Labels, PairSet, Features, Arrays, TrainedRun, Values)
 }  # fmt: skip
 
 

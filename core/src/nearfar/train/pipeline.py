@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfar import distributed
 from nearfar.checks import expect, expect_choice
 from nearfar.train.artefacts import KINDS, Artefact, TrainedRun, digest
 from nearfar.train.run import write_json
@@ -65,7 +66,8 @@ class Stage:
 
 
 class Pipeline:
-    """Stages in order.
+    """Stages in order. Over several processes, whose group is there already, each does a stage's work and the first
+    one writes; they share the folder.
 
     Args:
         folder: where each stage has a folder; `done.json` in it names options, inputs and outputs by hash.
@@ -174,12 +176,15 @@ class Pipeline:
         place, identity = self._place(stage.name), self._identity(stage, hashes)
         begun = place / "begun.json"
         same = not fresh and begun.exists() and json.loads(begun.read_text()) == identity
-        if not same:
-            shutil.rmtree(place, ignore_errors=True)
-        shutil.rmtree(place / "artefacts", ignore_errors=True)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / DONE).unlink(missing_ok=True)
-        write_json(begun, identity)
+        distributed.barrier()  # every process has looked before one of them changes anything
+        if distributed.is_main():
+            if not same:
+                shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(place / "artefacts", ignore_errors=True)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / DONE).unlink(missing_ok=True)
+            write_json(begun, identity)
+        distributed.barrier()
         missing = [name for name in stage.inputs if name not in artefacts]
         expect(
             not missing, f"stage {stage.name!r}: inputs", f"artefacts that were left ({', '.join(artefacts)})", missing
@@ -188,16 +193,19 @@ class Pipeline:
         inputs = {name: artefacts[name] for name in stage.inputs}
         options = stage.options if isinstance(stage.options, Mapping) else {"options": stage.options}
         outputs = dict(stage.run(Context(place, inputs, options, same)))
-        entries = {}
         for name, artefact in outputs.items():
             known = type(artefact) in KINDS.values()
             expect(known, f"stage {stage.name!r}: output {name!r}", f"one of {', '.join(KINDS)}",
                    type(artefact).__name__, TypeError)  # fmt: skip
-            folder = place / "artefacts" / name
-            folder.mkdir(parents=True)
-            artefact.save(folder)
-            entries[name] = {"kind": artefact.kind, "digest": digest(folder)}
-        write_json(place / DONE, identity | {"outputs": entries, "seconds": round(time.perf_counter() - began, 3)})
+        if distributed.is_main():
+            entries = {}
+            for name, artefact in outputs.items():
+                folder = place / "artefacts" / name
+                folder.mkdir(parents=True)
+                artefact.save(folder)
+                entries[name] = {"kind": artefact.kind, "digest": digest(folder)}
+            write_json(place / DONE, identity | {"outputs": entries, "seconds": round(time.perf_counter() - began, 3)})
+        distributed.barrier()
 
 
 def train_stage(make: Callable[[Context], Trainer]) -> Callable[[Context], dict[str, Artefact]]:

@@ -22,7 +22,7 @@ from nearfar.config import DataConfig, DataInfo, EncoderConfig, EvaluateConfig, 
 from nearfar.data import Data, Source, class_counts, labelled, labels_of, targets_of, view_size, whole
 from nearfar.evaluate import Score, evaluate_embedding
 from nearfar.method import Method, Views
-from nearfar.plugin import load_recipe
+from nearfar.plugin import load_recipe, locate
 from nearfar.recipe import Recipe, read, update
 from nearfar.samplers import Sampler, make_sampler
 from nearfar.train import Run, Trainer, checkpoint
@@ -96,6 +96,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
         ValueError, FileNotFoundError: data, encoder or views cannot be made; the message says why.
     """
     data = open_images(recipe.data) if data is None else data
+    data = dataclasses.replace(data, train=recipe.method.samples(data.train))
     config, train = recipe.trainer, data.train
     steps = config.epochs * _sampler(recipe, train).num_batches(0)
     info = DataInfo(

@@ -171,8 +171,9 @@ class TopicModel(nn.Module):
         self.network = nn.Sequential(
             nn.Linear(num_words, hidden), nn.Softplus(), nn.Linear(hidden, hidden), nn.Softplus(), nn.Dropout(dropout)
         )
-        self.mean = nn.Linear(hidden, num_topics)
-        self.log_variance = nn.Linear(hidden, num_topics)
+        # batch normalisation takes out what a bias would add
+        self.mean = nn.Linear(hidden, num_topics, bias=not norm)
+        self.log_variance = nn.Linear(hidden, num_topics, bias=not norm)
         self.topics = nn.Parameter(torch.empty(num_topics, num_words))
         nn.init.xavier_uniform_(self.topics)
 
