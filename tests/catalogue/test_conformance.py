@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ NARROW: dict[str, dict[str, Any]] = {
         "discriminator_width": 4, "l1": 1.0,
     },
     "pcl_sr": {"network": NetworkConfig(width=8, blocks=1), "width": 4, "num_crops": 2},
+    "orl": {"head": HeadConfig(hidden=16, dim=8, last_bias=False), "predictor": HeadConfig(hidden=16, dim=8)},
     "mochi": {"num_hardest": 4, "num_pairs": 5, "num_with_query": 3, "pairs_from": 0, "with_query_from": 0},
 }  # fmt: skip
 TRAINS = [card for card in systems() if card.kind in ("train", "pipeline", "baseline")]
@@ -51,9 +53,28 @@ def small(slug: str, output: str, **trainer: Any) -> Any:
     method = dataclasses.replace(recipe.method, **NARROW.get(slug, {}))
     if getattr(method, "queue", 0):
         method = dataclasses.replace(method, queue=20)
+    if slug == "orl":
+        method = dataclasses.replace(method, regions=toy_regions(output))
     return dataclasses.replace(
         recipe, method=method, trainer=TrainerConfig(**options), **SMALL[card.plugin](recipe)
     )  # fmt: skip
+
+
+def toy_regions(output: str) -> str:
+    """A file of two boxes, two neighbours and a pair with either for each of the toy images, beside a run's folder."""
+    from nearfar_images.correspondence import Correspondence
+
+    n = np.arange(21)
+    boxes = np.stack([n % 4, n % 3, 8 + n % 4, 9 + n % 3, 4 + n % 5, n % 2, 10 + n % 5, 8 + n % 2], 1).reshape(-1, 4)
+    near = np.stack([(n + 1) % 21, (n + 4) % 21], 1)
+    pairs = np.stack([np.arange(42) % 2, np.arange(42) // 2 % 2], 1)
+    place = Path(f"{output}-regions.npz")
+    if not place.exists():  # processes and runs that share it write the same
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f"{place.stem}-{os.getpid()}.npz")
+        Correspondence(n, boxes, np.arange(22) * 2, near, pairs, np.arange(43)).save(part)
+        part.replace(place)
+    return str(place)
 
 
 def small_images(recipe: Recipe) -> dict[str, Any]:

@@ -49,8 +49,13 @@ class MethodConfig:
         """"module:function" of what trains in several runs, called as (recipe, resume=, data=); empty: one run."""
         return ""
 
-    def samples(self, source: Source) -> Source:
-        """The training samples as the method reads them: the source, or one around it with further fields."""
+    def samples(self, source: Source, size: int) -> Source:
+        """The training samples as the method reads them: the source, or one around it with further fields.
+
+        Args:
+            source: of raw samples.
+            size: side in pixels of the images that the encoder sees.
+        """
         return source
 
     def without_weights(self) -> MethodConfig:

@@ -4,11 +4,12 @@ Everything here is without gradient: the results are constants that an objective
 vectors, as a `denominator` mask or as a `log_weight`. Vectors are compared by cosine, whatever their length.
 """
 
+from nearfar.negatives.adversarial import adversarial_negatives
 from nearfar.negatives.choose import Hardest, between, distance_weights, draw, hardest, quantile_band, semi_hard
 from nearfar.negatives.mix import mix_pairs, mix_with_query, mochi
 from nearfar.negatives.pairs import HardPairs, hard_pairs
 
 __all__ = [
-    "HardPairs", "Hardest", "between", "distance_weights", "draw", "hard_pairs", "hardest", "mix_pairs",
-    "mix_with_query", "mochi", "quantile_band", "semi_hard",
+    "HardPairs", "Hardest", "adversarial_negatives", "between", "distance_weights", "draw", "hard_pairs", "hardest",
+    "mix_pairs", "mix_with_query", "mochi", "quantile_band", "semi_hard",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from nearfar.objectives.block_contrast import BlockContrast, block_contrast
 from nearfar.objectives.cacr import CACR, CACRMomentum, cacr, cacr_momentum, cacr_parts
 from nearfar.objectives.circle import Circle, circle
 from nearfar.objectives.clip import CLIP, clip
+from nearfar.objectives.correlation_information import correlation_information
 from nearfar.objectives.dcl import DCL, dcl, vmf_weight
 from nearfar.objectives.debiased import Debiased, debiased, debiased_floor
 from nearfar.objectives.decoupled_uniformity import DecoupledUniformity, centroid_alignment, decoupled_uniformity
@@ -139,6 +140,7 @@ __all__ = [
     "class_pairs",
     "clip",
     "concentration",
+    "correlation_information",
     "dcl",
     "debiased",
     "debiased_floor",

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from nearfar._compile import eager
 from nearfar._similarity import normalize
 from nearfar._tiles import no_autocast
 from nearfar.checks import expect, expect_choice
 from nearfar.objectives._moments import whole_views
+from nearfar.whitening import inverse_root
 
 
 class WhiteningStats(NamedTuple):
@@ -71,34 +70,12 @@ def _whiten(x: Tensor, form: str, eps: float) -> tuple[Tensor, Tensor]:
     eye = torch.eye(x.shape[-1], dtype=wide.dtype, device=x.device)
     covariance = (1 - eps) * (wide.mT @ wide) / (x.shape[-2] - 1) + eps * eye
     if form == "zca":
-        whitened = wide @ _InverseRoot.apply(covariance)
+        whitened = wide @ inverse_root(covariance)
     else:
         factor, bad = torch.linalg.cholesky_ex(covariance)
         expect(not bool(bad.any()), "views", "a covariance with an inverse (or eps > 0)", f"eps {eps:g}")
         whitened = torch.linalg.solve_triangular(factor, wide.mT, upper=False).mT
     return whitened.to(x.dtype if x.dtype == torch.float64 else torch.float32), covariance
-
-
-class _InverseRoot(Function):
-    """C^(-1/2) of symmetric positive matrices [..., D, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(matrix)
-        least = float(values.amin())
-        expect(least > 0, "views", "a covariance with an inverse (or eps > 0)", f"a smallest eigenvalue of {least:.3g}")
-        ctx.save_for_backward(values, vectors)
-        return (vectors * values.rsqrt()[..., None, :]) @ vectors.mT
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        values, vectors = ctx.saved_tensors
-        root = values.sqrt()
-        # (f(a) - f(b)) / (a - b) of f = x^(-1/2), which is smooth where a = b
-        slope = -1 / (root[..., :, None] * root[..., None, :] * (root[..., :, None] + root[..., None, :]))
-        inner = vectors.mT @ ((grad + grad.mT) / 2) @ vectors
-        return vectors @ (slope * inner) @ vectors.mT
 
 
 @eager

@@ -65,13 +65,14 @@ class ImageViews:
             self.local = ImageViews(small, side, channels)
 
     @torch.no_grad()
-    def __call__(self, image: Tensor | Ragged, index: Tensor, rng: Rng) -> list[View]:
+    def __call__(self, image: Tensor | Ragged, index: Tensor, rng: Rng, *, first_view: int = 0) -> list[View]:
         """Random views of a batch.
 
         Args:
             image: uint8 [B, C, H, W], or Ragged of [C, H, W] of several sizes.
             index: [B] stable numbers of the samples.
-            rng: view v is drawn with `rng.at(view=v)`.
+            rng: view v is drawn with `rng.at(view=first_view + v)`.
+            first_view: number of the first view, where others of the same samples were drawn before.
 
         Returns:
             `num_views` views of float32 [B, channels, S, S] and role "global", then `local_views` smaller ones of role
@@ -88,10 +89,11 @@ class ImageViews:
         with torch.autocast(source.device.type, enabled=False):
             centred = self.config.centred_views
             found = [
-                self._view(image, source, index, rng.at(view=v), "global", centred=v < centred) for v in range(first)
+                self._view(image, source, index, rng.at(view=first_view + v), "global", centred=v < centred)
+                for v in range(first)
             ]
             if self.local is not None:
-                numbers = range(first, first + self.config.local_views)
+                numbers = range(first_view + first, first_view + first + self.config.local_views)
                 found += [self.local._view(image, source, index, rng.at(view=v), "local") for v in numbers]
         return found
 

@@ -23,6 +23,7 @@ from nearfar.data.wrapped import this_pass
 from nearfar.rng import Rng
 from nearfar_images import regions
 
+
 @dataclass(frozen=True)
 class Correspondence:
     """Boxes of every image, its neighbours, and for each of them the pairs of boxes that belong together.
@@ -52,13 +53,12 @@ class Correspondence:
             expect(array.dtype.kind in "iu", f"regions: {field.name}", "integers", array.dtype, TypeError)
             object.__setattr__(self, field.name, array.astype(np.int64))
         num = len(self.index)
-        expect(self.index.shape == (num,) and num > 1 and len(np.unique(self.index)) == num and self.index.min() >= 0,
-               "regions: index", "numbers of 0 or more, each once", self.index.shape)  # fmt: skip
+        good = self.index.shape == (num,) and num > 1 and len(np.unique(self.index)) == num and self.index.min() >= 0
+        expect(bool(good), "regions: index", "numbers of 0 or more, each once", self.index.shape)
         expect(self.neighbours.ndim == 2 and len(self.neighbours) == num and self.neighbours.shape[1] >= 1,
                "regions: neighbours", f"shape [{num}, K]", self.neighbours.shape)  # fmt: skip
-        own = (self.neighbours == np.arange(num)[:, None]).any()
-        in_table = bool((self.neighbours >= 0).all() and (self.neighbours < num).all())
-        expect(in_table and not own, "regions: neighbours", "rows of other images", "others")
+        good = (self.neighbours >= 0) & (self.neighbours < num) & (self.neighbours != np.arange(num)[:, None])
+        expect(bool(good.all()), "regions: neighbours", "rows of other images", "others")
         for values, starts, groups, width in (
             ("boxes", "box_starts", num, 4), ("pairs", "pair_starts", self.neighbours.size, 2),
         ):  # fmt: skip

@@ -146,5 +146,3 @@ def _parts(items: Iterator[Tensor]) -> Iterator[list[Tensor]]:
             part = []
     if part:
         yield part
-
-

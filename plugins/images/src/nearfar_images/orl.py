@@ -15,7 +15,7 @@ from nearfar.checks import expect
 from nearfar.config import ContrastConfig
 from nearfar.data import Data
 from nearfar.recipe import Recipe, fingerprint, save
-from nearfar.train import Arrays, Context, Interrupted, Pipeline, Run, Stage, Trainer, train_stage
+from nearfar.train import Arrays, Context, Interrupted, Pipeline, Run, Stage, Trainer, checkpoint, train_stage
 from nearfar.train.checkpoint import file_hash
 from nearfar.train.device import accelerator
 from nearfar.train.run import new_folder
@@ -63,19 +63,25 @@ def train(
         recipe, method=dataclasses.replace(config, regions=""),
         trainer=dataclasses.replace(recipe.trainer, output=str(folder)),
     )  # fmt: skip
-    run = Run(folder)
+    run, stages = Run(folder), _pipeline(recipe, config, found, folder, proposals)
+    if checkpoint.newest(folder / "checkpoints") is not None:  # earlier stages that would change are not thrown away
+        expect(bool(resume), "trainer.output", "an empty folder, or resume", f"{folder}, which holds a run")
+        states = stages.status()
+        expect(set(states.values()) == {"done"}, "resume", "the recipe and the data of the run's earlier stages",
+               f"{folder / STAGES}, whose stages are {states}")  # fmt: skip
+    distributed.barrier()
     if distributed.is_main() and not (folder / "recipe.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         save(pipeline.resolve(recipe, found.train), folder / "recipe.json")  # so that --resume FOLDER finds it
     try:
-        _pipeline(recipe, config, found, folder, proposals).run(resume=bool(resume))
+        stages.run(resume=bool(resume))
     except BaseException as error:
         if distributed.is_main():
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             run.set_status("interrupted" if stopped else "failed", step=0, message=str(error))
         raise
     place = folder / STAGES / "regions" / "artefacts" / "regions" / "arrays.npz"
-    with_regions = dataclasses.replace(recipe, method=dataclasses.replace(config, regions=str(place)))
+    with_regions = dataclasses.replace(recipe, method=dataclasses.replace(config, regions=str(place), prior=""))
     read, method = pipeline.build(with_regions, found)
     return pipeline.fit(pipeline.resolve(recipe, read.train), read, method, resume=bool(resume))
 
@@ -117,7 +123,7 @@ def _pipeline(
         return {"recipe": fingerprint(plain), "data": data.train.fingerprint()}
 
     named = ("num_neighbours", "least_side", "most_ratio", "most_iou", "most_boxes", "pair_share")
-    chosen = regions.proposals(config.proposals)[0] if proposals is None else f"{proposals.__module__}:{proposals}"
+    chosen = regions.proposals(config.proposals)[0] if proposals is None else _name(proposals)
     options = {name: getattr(config, name) for name in named} | {"proposals": chosen, "data": known(recipe)["data"]}
     if config.prior:
         options["prior"] = file_hash(Run(config.prior).checkpoint("last") / "manifest.json")
@@ -126,3 +132,8 @@ def _pipeline(
         Stage("image", train_stage(make), options=known(image)),
         Stage("regions", look, inputs=("image.run",), options=options),
     ])  # fmt: skip
+
+
+def _name(proposals: regions.Proposals) -> str:
+    """What tells a user's function from another one."""
+    return f"{proposals.__module__}:{getattr(proposals, '__qualname__', type(proposals).__qualname__)}"

@@ -96,7 +96,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
         ValueError, FileNotFoundError: data, encoder or views cannot be made; the message says why.
     """
     data = open_images(recipe.data) if data is None else data
-    data = dataclasses.replace(data, train=recipe.method.samples(data.train))
+    data = dataclasses.replace(data, train=recipe.method.samples(data.train, view_size(recipe.data, data.train)))
     config, train = recipe.trainer, data.train
     steps = config.epochs * _sampler(recipe, train).num_batches(0)
     info = DataInfo(
@@ -136,7 +136,11 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
 
     Raises:
         ValueError: the recipe needs labels and the data has none, or the folder holds another run.
+
+    Notes: a method that is trained in stages leaves the runs of the earlier ones in `stages` within the folder.
     """
+    if recipe.method.stages:
+        return locate(recipe.method.stages)(recipe, resume=resume, data=data)
     data = open_images(recipe.data) if data is None else data
     expect(
         not recipe.method.needs_labels or data.train.num_classes > 1,
@@ -153,12 +157,16 @@ def train(recipe: Recipe, *, resume: bool | str = False, data: Data | None = Non
 
 def fit(recipe: Recipe, data: Data, method: Method, *, resume: bool | str = False) -> Run:
     """Trains a method that `build` made, by its resolved recipe."""
-    trainer = Trainer(
+    return trainer(recipe, data, method).fit(resume)
+
+
+def trainer(recipe: Recipe, data: Data, method: Method) -> Trainer:
+    """What trains a method that `build` made, by its resolved recipe."""
+    return Trainer(
         method, data, recipe.trainer, optimiser=recipe.optimiser, evaluate=recipe.evaluate, recipe=recipe,
         sampler=_sampler(recipe, data.train),
         workers=recipe.data.workers, max_bad_share=recipe.data.max_bad_share,
     )  # fmt: skip
-    return trainer.fit(resume)
 
 
 # -- what a run left ---------------------------------------------------------------------------------------------------

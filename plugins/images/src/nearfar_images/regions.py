@@ -149,14 +149,12 @@ def keep_boxes(
     found = check_boxes(boxes, size)
     sides = (found[:, 2:] - found[:, :2]).astype(np.float64)
     fits = (sides.min(1) >= least_side) & (sides.max(1) <= most_ratio * sides.min(1))
-    candidates = torch.from_numpy(found[fits])
-    kept: list[int] = []
-    for i in range(len(candidates)):
-        if len(kept) == most:
-            break
-        if not kept or float(iou(candidates[i : i + 1], candidates[kept]).max()) <= most_iou:
-            kept.append(i)
-    return candidates[kept].numpy() if kept else found[:1]
+    left, kept = torch.from_numpy(found[fits]), []
+    while len(left) and len(kept) < most:  # the first that is left is kept, and what it overlaps goes with it
+        kept.append(left[0].numpy())
+        left = left[1:]
+        left = left[iou(torch.from_numpy(kept[-1])[None], left)[0] <= most_iou]
+    return np.stack(kept) if kept else found[:1]
 
 
 def jitter(box: Int[Tensor, "B 4"], size: Int[Tensor, "B 2"], draws: Float[Tensor, "B T 4"]) -> Int[Tensor, "B 4"]:

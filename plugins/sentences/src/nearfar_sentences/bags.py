@@ -18,6 +18,18 @@ from nearfar.checks import expect
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*")
 DESCRIPTION = "nearfar bag of words"
+_COMMON = """
+a about above after again all also although am among an and another any are as at be because been before being below
+between both but by can cannot could did do does doing done down during each either else etc even ever every few for
+from further get given had has have having he her here hers him his how however i if in instead into is it its itself
+just least less let like made make many may me might more most much must my neither no nor not now of off often on
+once one only onto or other others our out over own per rather same see shall she should since so some still such than
+that the their them then there therefore these they this those though through thus to too two under until up upon us
+use used uses using very via was we well were what when where whether which while who whom whose why will with within
+without would yet you your
+"""
+COMMON = frozenset(_COMMON.split())
+"""words of English that no topic is about"""
 
 
 def words_in(text: str) -> list[str]:
@@ -74,7 +86,12 @@ class BagOfWords(nn.Module):
 
 
 def read_bag(
-    texts: Sequence[str], *, vocabulary: int = 2000, min_documents: int = 3, max_share: float = 0.2
+    texts: Sequence[str],
+    *,
+    vocabulary: int = 2000,
+    min_documents: int = 3,
+    max_share: float = 0.2,
+    common: frozenset[str] = COMMON,
 ) -> BagOfWords:
     """The bag of a corpus: its frequent words, but for those of nearly every document.
 
@@ -83,12 +100,13 @@ def read_bag(
         vocabulary: words at most, the most frequent ones.
         min_documents: a word that fewer have is left out.
         max_share: so is a word that a larger share of documents has.
+        common: and so are these.
 
     Raises:
         ValueError: fewer than two words are left.
     """
     expect(len(texts) > 0, "texts", "documents", "none")
-    frequency = Counter(word for text in texts for word in set(words_in(text)))
+    frequency = Counter(word for text in texts for word in set(words_in(text)) - common)
     most = max_share * len(texts)
     kept = [(word, num) for word, num in frequency.items() if min_documents <= num <= most]
     kept = sorted(kept, key=lambda item: (-item[1], item[0]))[:vocabulary]

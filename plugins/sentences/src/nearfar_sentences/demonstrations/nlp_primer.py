@@ -1,7 +1,7 @@
 """The primer's arms: contrast with words before few labels are seen, and what changed words do to negations.
 
-In the first part texts are about one of twelve topics, whose sizes fall as 1, 1/2, 1/3, ...; a topic has a name and words
-of its own. The texts that are scored never hold a name.
+In the first part texts are about one of twelve topics, whose sizes fall as 1, 1/2, 1/3, ...; a topic has a name and
+words of its own. The texts that are scored never hold a name.
 """
 
 from __future__ import annotations

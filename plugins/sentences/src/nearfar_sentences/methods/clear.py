@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.method import Progress, Terms
-from nearfar.objectives import alignment, nt_xent, uniformity
+from nearfar.objectives import nt_xent
 from nearfar.rng import Rng
 from nearfar_sentences.augment import Augmenter, Table, coverage, generators, read_substitutes
 from nearfar_sentences.encoder import TextEncoder, add_delete_token
@@ -104,11 +104,7 @@ class CLEAR(Sentences):
         if self.words is not None:
             total, num = z["word_loss"].sum(0)
             terms.add("words", total / num.clamp_min(1), weight=self.config.mlm_weight, count=float(num.detach()))
-        with torch.no_grad():
-            unit = nn.functional.normalize(z["feature"].detach().float(), dim=-1)
-            terms.log(alignment=alignment(unit[:, 0], unit[:, 1]), accuracy=stats.accuracy)
-            if len(unit) > 1:
-                terms.log(uniformity=uniformity(unit[:, 0]))
+        self.log_pairs(terms, z["feature"], stats.accuracy)
         return terms
 
     # -- tokens instead of words ---------------------------------------------------------------------------------------

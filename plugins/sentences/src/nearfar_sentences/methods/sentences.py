@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from nearfar import distributed
 from nearfar.batch import Batch
 from nearfar.checks import expect
-from nearfar.method import BATCH_NORM, Method
+from nearfar.method import BATCH_NORM, Method, Terms
+from nearfar.objectives import alignment, uniformity
 from nearfar.rng import Rng
 from nearfar_sentences.config import TextMethodConfig
 from nearfar_sentences.encoder import TextEncoder
@@ -99,6 +100,16 @@ class Sentences(Method):
         if distributed.world() == 1:
             return z_BVE, 0
         return distributed.gather(z_BVE), distributed.offset(len(z_BVE))
+
+    @torch.no_grad()
+    def log_pairs(self, terms: Terms, feature_BVD: Tensor, accuracy: Tensor | None) -> None:
+        """Shows how near the first two copies' features are, how spread the first's, and the accuracy where known."""
+        unit = nn.functional.normalize(feature_BVD.detach().float(), dim=-1)
+        terms.log(alignment=alignment(unit[:, 0], unit[:, 1]))
+        if len(unit) > 1:
+            terms.log(uniformity=uniformity(unit[:, 0]))
+        if accuracy is not None:  # of large batches it would cost a pass
+            terms.log(accuracy=accuracy)
 
     # -- what users keep -----------------------------------------------------------------------------------------------
 

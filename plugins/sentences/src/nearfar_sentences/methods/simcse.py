@@ -12,7 +12,7 @@ from nearfar import distributed
 from nearfar.batch import Batch
 from nearfar.checks import expect
 from nearfar.method import Progress, Terms
-from nearfar.objectives import alignment, simcse, uniformity
+from nearfar.objectives import simcse
 from nearfar.rng import Rng
 from nearfar_sentences.encoder import TextEncoder
 from nearfar_sentences.methods.sentences import Sentences, text_ids
@@ -83,9 +83,5 @@ class SimCSE(Sentences):
         if self.words is not None:
             total, num = z["word_loss"].sum(0)
             terms.add("words", total / num.clamp_min(1), weight=self.config.mlm_weight, count=float(num.detach()))
-        with torch.no_grad():
-            unit = nn.functional.normalize(z["feature"].detach().float(), dim=-1)
-            terms.log(alignment=alignment(unit[:, 0], unit[:, 1]), accuracy=stats.accuracy)
-            if len(unit) > 1:
-                terms.log(uniformity=uniformity(unit[:, 0]))
+        self.log_pairs(terms, z["feature"], stats.accuracy)
         return terms

@@ -43,14 +43,14 @@ CARD = System(
 
 @dataclass(frozen=True, kw_only=True)
 class TopicMOOConfig(TextMethodConfig):
-    """The vocabulary, the topic model, how sets are contrasted, and how the two gradients become one."""
+    """Which words count, the topic model, how sets are contrasted, and how the two gradients become one."""
 
-    vocabulary: int = 2000
-    """words at most"""
     min_documents: int = 3
     """a word that fewer documents have is left out"""
     max_share: float = 0.2
     """so is a word that a larger share of documents has"""
+    common_words: bool = False
+    """keep the words of English that no topic is about, such as "which" """
     num_topics: int = 50
     hidden: int = 128
     """width of the encoder's two layers"""
@@ -90,7 +90,7 @@ class TopicMOOConfig(TextMethodConfig):
         expect(self.head == "none", "method.head", "'none'", repr(self.head))
         expect(not self.head_at_test, "method.head_at_test", "off", self.head_at_test)
         for name, least in (
-            ("vocabulary", 2), ("min_documents", 1), ("num_topics", 2), ("hidden", 1), ("set_size", 1),
+            ("min_documents", 1), ("num_topics", 2), ("hidden", 1), ("set_size", 1),
             ("num_shuffles", 1),
         ):  # fmt: skip
             expect(getattr(self, name) >= least, f"method.{name}", f"{least} or more", getattr(self, name))
@@ -102,16 +102,19 @@ class TopicMOOConfig(TextMethodConfig):
         expect(self.concentration > 0, "method.concentration", "a number above 0", self.concentration)
 
     def own_encoder(self, config: TextEncoderConfig, texts: Sequence[str], description: bytes | None) -> Any:
-        """The bag of words of the training documents, or of a checkpoint."""
-        expect(
-            config == TextEncoderConfig(), "encoder", "its defaults with topic_moo, whose encoder is method.*", config
-        )
-        from nearfar_sentences.bags import read_bag, restore_bag
+        """The bag of words of the training documents, or of a checkpoint; of `config` it reads the vocabulary alone."""
+        own = TextEncoderConfig()
+        for name in ("name", "start", "pooling", "prefix", "lora_rank"):
+            value, default = getattr(config, name), getattr(own, name)
+            expect(value == default, f"encoder.{name}", f"{default!r} with topic_moo, which counts words", repr(value))
+        from nearfar_sentences.bags import COMMON, read_bag, restore_bag
 
         if description is not None:
             return restore_bag(description)
-        options = {name: getattr(self, name) for name in ("vocabulary", "min_documents", "max_share")}
-        return read_bag(texts, **options)
+        return read_bag(
+            texts, vocabulary=config.vocabulary, min_documents=self.min_documents, max_share=self.max_share,
+            common=frozenset() if self.common_words else COMMON,
+        )  # fmt: skip
 
     def build(self, info: DataInfo, encoder: Any, views: Any) -> Method:
         from nearfar_sentences.bags import BagOfWords
@@ -127,6 +130,7 @@ def topic_moo() -> TextRecipe:
         name="sentences/topic_moo",
         method=TopicMOOConfig(),
         data=TextDataConfig(),
+        encoder=TextEncoderConfig(vocabulary=2000),
         optimiser=OptimiserConfig(name="adamw", lr=2e-3, weight_decay=0.0, schedule="constant"),
         trainer=TrainerConfig(epochs=100, batch_size=200, evaluate_every=10, monitor="npmi", drop_last=False),
     )
