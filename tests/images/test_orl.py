@@ -21,6 +21,7 @@ from nearfar.method import Progress
 from nearfar.plugin import load_recipe
 from nearfar.rng import Rng
 from nearfar.samplers import Shuffle
+from nearfar.train import Run
 from nearfar.views import ImageViews
 from nearfar.views.boxes import iou
 from nearfar_images import encoders, orl, pipeline, regions
@@ -29,7 +30,7 @@ from nearfar_images.discovery import discover
 from nearfar_images.systems.orl import ORLConfig
 
 NOW = Progress(step=3, fraction=0.3, steps=10)
-HEADS = {"head": HeadConfig(hidden=8, dim=4, last_bias=False), "predictor": HeadConfig(hidden=8, dim=4)}
+HEADS: dict[str, Any] = {"head": HeadConfig(hidden=8, dim=4, last_bias=False), "predictor": HeadConfig(hidden=8, dim=4)}
 SHAPE = (1, 16, 16)
 
 
@@ -227,7 +228,7 @@ def test_patches_are_changed_but_not_cropped() -> None:
 )
 def test_configs_that_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ORLConfig(**HEADS | options)
+        ORLConfig(**{**HEADS, **options})
 
 
 def test_images_without_patches_are_refused() -> None:
@@ -388,7 +389,7 @@ class Corners(torch.nn.Module):
 
 def loaded() -> Any:
     config = ContrastConfig(head=HeadConfig(kind="none"))
-    views = ImageViews(ImageViewConfig(), size=16, channels=1)
+    views: Any = ImageViews(ImageViewConfig(), size=16, channels=1)
     recipe = dataclasses.replace(load_recipe("images/simclr"), data=DataConfig(image_size=16, channels=1))
     info = DataInfo(num_samples=6, shape=SHAPE)
     return pipeline.LoadedRun(config.build(info, Corners(), views).eval(), recipe, info, Path())
@@ -455,7 +456,7 @@ def test_images_that_cannot_be_read_have_no_regions(tmp_path: Path) -> None:
 )
 def test_discovery_refuses(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        discover(loaded(), source(), tmp_path, **{"num_neighbours": 2} | options)
+        discover(loaded(), source(), tmp_path, **{"num_neighbours": 2, **options})
 
 
 def small(output: Path, **options: Any) -> Any:
@@ -464,8 +465,8 @@ def small(output: Path, **options: Any) -> Any:
     return dataclasses.replace(
         recipe,
         method=config,
-        data=DataConfig(image_size=16, channels=1),
-        encoder=EncoderConfig(name="convnet", width=4, dim=8),
+        data=DataConfig(),
+        encoder=EncoderConfig(width=4, dim=8),
         trainer=dataclasses.replace(
             recipe.trainer, epochs=1, batch_size=6, evaluate_every=0, evaluate_before=False, report=False,
             progress=False, device="cpu", output=str(output), log_every=1,
@@ -491,10 +492,10 @@ def test_three_stages_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch:
         patch.setattr(orl, "discover", fails)
         with pytest.raises(FloatingPointError, match="on purpose"):
             pipeline.train(small(tmp_path / "parts"), data=data)
-    assert pipeline.Run(tmp_path / "parts").status["status"] == "failed"
+    assert Run(tmp_path / "parts").status["status"] == "failed"
     assert pipeline.read_recipe(tmp_path / "parts") == pipeline.resolve(small(tmp_path / "parts"), data.train)
     begun = (tmp_path / "parts" / orl.STAGES / "image" / "done.json").read_bytes()
-    again = pipeline.train(small(tmp_path / "parts"), data=data, resume=True)
+    again = pipeline.train(pipeline.read_recipe(tmp_path / "parts"), data=data, resume=str(tmp_path / "parts"))
     assert (tmp_path / "parts" / orl.STAGES / "image" / "done.json").read_bytes() == begun  # not done a second time
     files = [run.checkpoint("last") / "model.safetensors" for run in (whole, again)]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def test_a_step_of_cosines_is_orthogonal_to_its_vector() -> None:
     assert (step * start).sum(1).abs().max() < 1e-12
     torch.testing.assert_close(step.norm(dim=1), torch.full((10,), 0.5, dtype=F64))
     lengths = [adversarial_negatives(cross_entropy, start, num_steps=n, step_size=0.5).norm(dim=1) for n in range(4)]
-    assert all((after > before).all() for before, after in zip(lengths, lengths[1:], strict=False))
+    assert all((after > before).all() for before, after in itertools.pairwise(lengths))
 
 
 def test_one_step_by_hand() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import jobs
 from nearfar.train import (
+    Arrays,
     Artefact,
     Context,
     Features,
@@ -142,6 +143,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         PairSet(np.array([0, 1]), np.array([2, 3]), np.array([0.5, 1.0])),
         Features(np.ones((2, 3), np.float32), np.array([5, 6])),
         Values({"a": 1, "b": [1.5, "x", None]}),
+        Arrays({"a": np.arange(6).reshape(2, 3), "b": np.zeros((0, 4), np.float32)}),
     ],
     ids=lambda x: x.kind,
 )
@@ -149,7 +151,12 @@ def test_artefacts_come_back(artefact: Any, tmp_path: Path) -> None:
     artefact.save(tmp_path)
     back = type(artefact).load(tmp_path)
     for name, value in vars(artefact).items():
-        if isinstance(value, np.ndarray):
+        if isinstance(artefact, Arrays):
+            assert back.values.keys() == value.keys()
+            for key, array in value.items():
+                np.testing.assert_array_equal(back.values[key], array)
+                assert back.values[key].dtype == array.dtype
+        elif isinstance(value, np.ndarray):
             np.testing.assert_array_equal(getattr(back, name), value)
             assert getattr(back, name).dtype == value.dtype
         else:
@@ -175,6 +182,8 @@ def test_refuses(make: Any, match: str) -> None:
 def test_refuses_types(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="index: expected integers"):
         IndexSet(np.ones(2))
+    with pytest.raises(TypeError, match="values 'a': expected an array of numbers"):
+        Arrays({"a": np.array(["x"])})
     with pytest.raises(TypeError, match="stage options: expected plain values"):
         Pipeline(tmp_path / "a", [Stage("a", numbers, options={"x": object()})]).run()
     with pytest.raises(TypeError, match="output 'x': expected one of index-set"):

@@ -1,4 +1,4 @@
-"""Which stored embeddings serve as negatives, how hard they are, and harder ones mixed from them.
+"""Which stored embeddings serve as negatives, how hard they are, and harder ones mixed from them or climbing a loss.
 
 Everything here is without gradient: the results are constants that an objective contrasts with, as `per_anchor`
 vectors, as a `denominator` mask or as a `log_weight`. Vectors are compared by cosine, whatever their length.

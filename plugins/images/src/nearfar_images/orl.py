@@ -59,6 +59,7 @@ def train(
            f"fewer than the {len(found.train)} images", config.num_neighbours)  # fmt: skip
     path = resume if isinstance(resume, str) else recipe.trainer.output
     folder = Path(distributed.broadcast(str(path or new_folder(recipe.name))))
+    recipe = pipeline.resolve(recipe, found.train)  # as the folder keeps it, so that stages are the same on resume
     recipe = dataclasses.replace(
         recipe, method=dataclasses.replace(config, regions=""),
         trainer=dataclasses.replace(recipe.trainer, output=str(folder)),
@@ -72,7 +73,7 @@ def train(
     distributed.barrier()
     if distributed.is_main() and not (folder / "recipe.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        save(pipeline.resolve(recipe, found.train), folder / "recipe.json")  # so that --resume FOLDER finds it
+        save(recipe, folder / "recipe.json")  # so that --resume FOLDER finds it
     try:
         stages.run(resume=bool(resume))
     except BaseException as error:
@@ -83,7 +84,7 @@ def train(
     place = folder / STAGES / "regions" / "artefacts" / "regions" / "arrays.npz"
     with_regions = dataclasses.replace(recipe, method=dataclasses.replace(config, regions=str(place), prior=""))
     read, method = pipeline.build(with_regions, found)
-    return pipeline.fit(pipeline.resolve(recipe, read.train), read, method, resume=bool(resume))
+    return pipeline.fit(recipe, read, method, resume=bool(resume))
 
 
 def prior(recipe: Recipe) -> Recipe:
@@ -106,7 +107,7 @@ def _pipeline(
 
     def make(context: Context) -> Trainer:
         read, method = pipeline.build(image, data)
-        return pipeline.trainer(pipeline.resolve(image, read.train), read, method)
+        return pipeline.trainer(image, read, method)
 
     def look(context: Context) -> Mapping[str, Arrays]:
         run = config.prior or context.inputs["image.run"].path

@@ -90,7 +90,7 @@ def read_bag(
     *,
     vocabulary: int = 2000,
     min_documents: int = 3,
-    max_share: float = 0.2,
+    max_share: float = 0.5,
     common: frozenset[str] = COMMON,
 ) -> BagOfWords:
     """The bag of a corpus: its frequent words, but for those of nearly every document.

@@ -1,4 +1,4 @@
-"""Grey digits become thick, dark digits on colour: are they still the same digits?"""
+"""Grey digits become thick, orange ones on violet: are they still the same digits?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 EPOCHS = 8
 QUICK_STEPS = 6
-JUDGE_EPOCHS = 15
+CONTENT_EPOCHS, STYLE_EPOCHS = 15, 3
 
 
 def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
     """Of held-out grey digits after translation: are they read as what they are, and held for the other style?
 
     "content" is the share whose class a classifier tells that has learnt the digits in the second style; "style" the
-    share that a second classifier holds for the second style.
+    share that a second classifier holds for that style, and not for grey digits or digits in any other colours.
 
     Args:
         name: "cut"; "cut_external", negatives from other images; "cut_gan", no contrast; "untrained", a generator
@@ -65,16 +65,22 @@ def _trained(recipe_name: str, seed: int, quick: bool, train: bool) -> Any:
 
 @cache
 def _judges(seed: int, quick: bool) -> tuple[nn.Module, nn.Module]:
-    """Classifiers of the ten digits in the second style, and of the two styles, from the training digits."""
+    """Classifiers of the ten digits in the second style, and of that style, from the training digits."""
     from nearfar.data import digits, holdout
-    from nearfar_images.styles import styled
+    from nearfar_images.styles import painted, styled, thick
 
     train = holdout(digits(), 0.25).train
     labels = torch.from_numpy(train.labels)  # type: ignore[arg-type]
     a, b = (_pixels(styled(train, style)) for style in "ab")
-    epochs = 2 if quick else JUDGE_EPOCHS
-    domain = torch.arange(2).repeat_interleave(len(labels))
-    return _classifier(b, labels, 10, seed, epochs), _classifier(torch.cat([a, b]), domain, 2, seed, min(epochs, 2))
+    draws = torch.Generator().manual_seed(seed)
+    thin = a[:, :1]
+    others = [
+        painted(stroke, *torch.rand(2, len(stroke), 3, 1, 1, generator=draws).unbind())
+        for stroke in (thin, thick(thin))
+    ]
+    domain = (torch.arange(4) == 3).long().repeat_interleave(len(labels))
+    content = _classifier(b, labels, 10, seed, 2 if quick else CONTENT_EPOCHS)
+    return content, _classifier(torch.cat([a, *others, b]), domain, 2, seed, 1 if quick else STYLE_EPOCHS)
 
 
 def _pixels(source: Any) -> Tensor:

@@ -59,9 +59,8 @@ class CLEAR(Sentences):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     def views(self, batch: Batch, rng: Rng) -> Batch:
-        """Tokens [B, 2, L] of the changed copies, and the masked sentence."""
-        expect("positive" not in batch, "data.positive", "none with clear, which makes its own pairs", "a column")
-        kept = {name: value for name, value in batch.items() if name != "text"}
+        """Tokens [B, 2, L] of the changed copies of the text alone, and the masked text."""
+        kept = {name: value for name, value in batch.items() if name not in ("text", "positive", "negative")}
         texts, device = batch["text"], batch["index"].device
         kept["tokens"] = self.changed(texts, batch["index"], rng)
         if self.words is not None:

@@ -77,14 +77,16 @@ class Sentences(Method):
         kept = {name: value for name, value in batch.items() if name not in ("text", "positive", "negative")}
         return kept | {"tokens": self.tokens(columns, batch["index"].device)}
 
-    def tokens(self, columns: list[list[str]], device: torch.device) -> dict[str, Tensor]:
-        """Tokens [B, V, L] of V lists of sentences; a list that is given twice is read once."""
+    def tokens(
+        self, columns: list[list[str]], device: torch.device, encoder: TextEncoder | None = None
+    ) -> dict[str, Tensor]:
+        """Tokens [B, V, L] of V lists of sentences, of this encoder's or another's; equal lists are read once."""
         distinct: list[list[str]] = []
         for column in columns:
             if not any(column is other for other in distinct):
                 distinct.append(column)
         place = [next(i for i, other in enumerate(distinct) if other is column) for column in columns]
-        found = self.encoder.tokenise([text for column in distinct for text in column])
+        found = (encoder or self.encoder).tokenise([text for column in distinct for text in column])
         shaped = {name: x.unflatten(0, (len(distinct), -1)).transpose(0, 1) for name, x in found.items()}
         return {name: x[:, place].contiguous().to(device) for name, x in shaped.items()}
 

@@ -47,7 +47,7 @@ class TopicMOOConfig(TextMethodConfig):
 
     min_documents: int = 3
     """a word that fewer documents have is left out"""
-    max_share: float = 0.2
+    max_share: float = 0.5
     """so is a word that a larger share of documents has"""
     common_words: bool = False
     """keep the words of English that no topic is about, such as "which" """
