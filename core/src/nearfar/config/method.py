@@ -46,10 +46,10 @@ class MethodConfig:
 
     @property
     def stages(self) -> str:
-        """"module:function" of what trains in several runs, called as (recipe, resume=, data=); empty: one run."""
+        """The "module:function" of what trains in several runs, called as (recipe, resume=, data=); empty: one run."""
         return ""
 
-    def samples(self, source: Source, size: int) -> Source:
+    def source_for(self, source: Source, size: int) -> Source:
         """The training samples as the method reads them: the source, or one around it with further fields.
 
         Args:

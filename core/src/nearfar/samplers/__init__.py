@@ -25,6 +25,6 @@ from nearfar.samplers.unique import NoDuplicates, hash_keys
 from nearfar.samplers.zipped import Zipped
 
 __all__ = [
-    "Balanced", "ByLength", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential", "Shards",
-    "Shuffle", "SingleGroup", "Weighted", "Zipped", "groups_of", "hash_keys", "make_sampler",
+    "Balanced", "ByLength", "Hierarchical", "MixedGroups", "NoDuplicates", "PerClass", "Sampler", "Sequential",
+    "Shards", "Shuffle", "SingleGroup", "Weighted", "Zipped", "groups_of", "hash_keys", "make_sampler",
 ]  # fmt: skip

@@ -96,7 +96,7 @@ def build(recipe: Recipe, data: Data | None = None) -> tuple[Data, Method]:
         ValueError, FileNotFoundError: data, encoder or views cannot be made; the message says why.
     """
     data = open_images(recipe.data) if data is None else data
-    data = dataclasses.replace(data, train=recipe.method.samples(data.train, view_size(recipe.data, data.train)))
+    data = dataclasses.replace(data, train=recipe.method.source_for(data.train, view_size(recipe.data, data.train)))
     config, train = recipe.trainer, data.train
     steps = config.epochs * _sampler(recipe, train).num_batches(0)
     info = DataInfo(

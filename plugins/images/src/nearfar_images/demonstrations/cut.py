@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-EPOCHS = 8
 QUICK_STEPS = 6
 CONTENT_EPOCHS, STYLE_EPOCHS = 15, 3
 
@@ -26,7 +25,7 @@ def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
         name: "cut"; "cut_external", negatives from other images; "cut_gan", no contrast; "untrained", a generator
             before any step; "untranslated", the grey digits; "true", the same digits drawn in the second style.
         seed: of weights and order, of the classifiers' too.
-        quick: six steps instead of eight epochs, and classifiers that have learnt little.
+        quick: six steps instead of six epochs, and classifiers that have learnt little.
     """
     from nearfar.data import digits, holdout
     from nearfar_images.styles import styled
@@ -53,7 +52,7 @@ def _trained(recipe_name: str, seed: int, quick: bool, train: bool) -> Any:
     recipe = load("images").recipe(recipe_name)
     with tempfile.TemporaryDirectory() as folder:
         trainer = dataclasses.replace(
-            recipe.trainer, epochs=EPOCHS, max_steps=QUICK_STEPS if quick else 0, seed=seed, checkpoint_every=10**6,
+            recipe.trainer, max_steps=QUICK_STEPS if quick else 0, seed=seed, checkpoint_every=10**6,
             report=False, progress=False, output=str(Path(folder) / "run"),
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, trainer=trainer)

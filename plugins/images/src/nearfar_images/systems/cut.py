@@ -184,7 +184,7 @@ def _on_digits(name: str, **options: Any) -> Recipe:
         data=DataConfig(source="digit-styles", image_size=32, channels=3, validation=0.25),
         views=_crops((1.0, 1.0), flip=0.0),
         optimiser=_adam(0.5, lr=3e-4),
-        trainer=dataclasses.replace(recipe.trainer, epochs=8, batch_size=16), **_pairs(8),
+        trainer=dataclasses.replace(recipe.trainer, epochs=6, batch_size=16), **_pairs(8),
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ class ORLConfig(FrameConfig):
         """Side of the regions' views in pixels."""
         return self.patch_size or max(round(image_size * 3 / 7), 1)
 
-    def samples(self, source: Source, size: int) -> Source:
+    def source_for(self, source: Source, size: int) -> Source:
         """The source with patches of its regions beside the images."""
         if not self.regions:
             return source

@@ -76,14 +76,18 @@ def scores(method: Method, seed: int, *, quick: bool = False) -> dict[str, float
     first, second, gold = templates.scored_pairs(num, 10_000 + seed)
     x, y = (normalize(pipeline.embed(method, column), dim=1) for column in (first, second))
     same = torch.from_numpy(gold == 1.0)
-    text, positive, negative = (pipeline.embed(method, column) for column in templates.triplets(num, 20_000 + seed))
-    nearer = torch.cosine_similarity(text, positive) > torch.cosine_similarity(text, negative)
     return {
         "spearman": spearman((x * y).sum(1).numpy(), gold),
         "alignment": float(alignment(x[same], y[same])),
         "uniformity": float(uniformity(x)),
-        "triplets": float(nearer.float().mean()),
+        "triplets": nearer(method, num, seed),
     }
+
+
+def nearer(method: Method, num: int, seed: int) -> float:
+    """How often another wording of a sentence is nearer to it than one that differs in one slot, of `num` triplets."""
+    text, positive, negative = (pipeline.embed(method, column) for column in templates.triplets(num, 20_000 + seed))
+    return float((torch.cosine_similarity(text, positive) > torch.cosine_similarity(text, negative)).float().mean())
 
 
 def arm(name: str, seed: int, quick: bool) -> dict[str, float]:
