@@ -102,7 +102,7 @@ def small_sentences(recipe: TextRecipe) -> dict[str, Any]:
     encoder = dataclasses.replace(
         recipe.encoder, name="tiny", layers=2, dim=16, heads=2, vocabulary=200, max_length=16, dropout=0.0
     )
-    return {"encoder": encoder, "optimiser": OptimiserConfig(name="sgd", lr=0.05)}
+    return {"encoder": encoder, "optimiser": OptimiserConfig(name="sgd", lr=0.005)}
 
 
 SMALL: dict[str, Any] = {"images": small_images, "sentences": small_sentences}
